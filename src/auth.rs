@@ -1,0 +1,171 @@
+//! Asks for credentials, and keeps them out of sight.
+//!
+//! The keys themselves are the backend's to check. Their fields are marked as
+//! [sensitive](http::HeaderValue::set_sensitive), so that `Debug` doesn't show them and HTTP/2 doesn't
+//! keep them in its compression table.
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use bytes::Bytes;
+//! use http::{Request, Response, StatusCode};
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_openai_proxy::AuthPassthroughLayer;
+//!
+//! async fn backend(request: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+//!     assert_eq!(format!("{:?}", request.headers()["authorization"]), "Sensitive");
+//!     Ok(Response::default())
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let service = ServiceBuilder::new()
+//!     .layer(AuthPassthroughLayer::new())
+//!     .service_fn(backend);
+//!
+//! let request = Request::builder().header("authorization", "Bearer sk-1").body(Full::default());
+//! assert!(service.clone().oneshot(request.unwrap()).await.is_ok());
+//!
+//! let error = service.oneshot(Request::default()).await.unwrap_err();
+//! assert_eq!(error.status(), StatusCode::UNAUTHORIZED);
+//! # });
+//! ```
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderName, Request, header};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::error::{BoxError, Error, Kind};
+
+/// Azure's name for the field with the key.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// Applies [`AuthPassthrough`] to a service.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthPassthroughLayer {
+    required: bool,
+}
+
+impl AuthPassthroughLayer {
+    /// Refuses requests that have neither `Authorization` nor `api-key`.
+    pub fn new() -> Self {
+        Self { required: true }
+    }
+
+    /// Whether requests without credentials are refused. Default: yes.
+    #[must_use]
+    pub fn with_required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+}
+
+impl Default for AuthPassthroughLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for AuthPassthroughLayer {
+    type Service = AuthPassthrough<S>;
+
+    fn layer(&self, inner: S) -> AuthPassthrough<S> {
+        AuthPassthrough {
+            inner,
+            required: self.required,
+        }
+    }
+}
+
+/// Passes on requests that have credentials; the others fail with a 401 error.
+///
+/// See the [module documentation](self).
+#[derive(Clone, Copy, Debug)]
+pub struct AuthPassthrough<S> {
+    inner: S,
+    required: bool,
+}
+
+impl<S, B> Service<Request<B>> for AuthPassthrough<S>
+where
+    S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Error::from_service)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let has_credentials = mark_credentials(request.headers_mut());
+        ResponseFuture {
+            state: if has_credentials || !self.required {
+                State::Passed {
+                    future: self.inner.call(request),
+                }
+            } else {
+                State::Denied
+            },
+        }
+    }
+}
+
+/// Marks the fields that may hold a key as sensitive, and says whether one isn't empty.
+fn mark_credentials(headers: &mut HeaderMap) -> bool {
+    let mut found = false;
+    for name in [header::AUTHORIZATION, API_KEY] {
+        if let header::Entry::Occupied(mut field) = headers.entry(name) {
+            for value in field.iter_mut() {
+                found |= !value.is_empty();
+                value.set_sensitive(true);
+            }
+        }
+    }
+    found
+}
+
+pin_project! {
+    /// The response of [`AuthPassthrough`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Passed { #[pin] future: F },
+        Denied,
+    }
+}
+
+impl<F, T, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Passed { future } => future.poll(cx).map_err(Error::from_service),
+            StateProj::Denied => Poll::Ready(Err(Error::new(Kind::NoCredentials))),
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

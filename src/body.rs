@@ -1,0 +1,290 @@
+//! The request's body on its way through the stack: streamed, or held in memory.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http_body_util::{BodyExt, Full};
+//! use tower_openai_proxy::RequestBody;
+//!
+//! # tokio_test(async {
+//! let body = RequestBody::new(Full::new(Bytes::from("{}"))).with_max_bytes(1024);
+//!
+//! assert_eq!(body.collect().await?.to_bytes(), "{}");
+//! # Ok(()) });
+//! # fn tokio_test(test: impl Future<Output = Result<(), tower_openai_proxy::Error>>) {
+//! #     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(test).unwrap();
+//! # }
+//! ```
+
+use std::{
+    any::Any,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+
+use crate::{
+    error::{BoxError, Error, Kind},
+    model::splice::Pieces,
+    timeout::{IdleClock, Progress},
+};
+
+/// Held bodies are handed on in pieces of this size, so that progress can be seen.
+const PIECE: usize = 256 * 1024;
+
+/// What a body is at first taken to be at most, before it has come.
+const FIRST_RESERVE: u64 = 1024 * 1024;
+
+/// A request's body inside the stack, whatever the server's own body type is.
+///
+/// It costs one allocation, and in return every stage has the same type. A body that is held in
+/// memory is handed on by reference count. Trailers of a body that is held are dropped (RFC 9110,
+/// section 6.5.1).
+pub struct RequestBody {
+    state: State,
+    progress: Option<Arc<Progress>>,
+}
+
+enum State {
+    Streamed(Streamed),
+    Held(Held),
+}
+
+/// A body in memory, the rest of it in pieces that are yet to be made.
+#[derive(Default)]
+struct Held {
+    bytes: Bytes,
+    spliced: Option<Box<Pieces>>,
+}
+
+struct Streamed {
+    body: UnsyncBoxBody<Bytes, BoxError>,
+    max_bytes: u64,
+    idle: Option<IdleClock>,
+}
+
+impl RequestBody {
+    /// Takes a body as it is; it is read only as far as the backend reads.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        // One that is a `RequestBody` already needs no second box.
+        let mut body = Some(body);
+        if let Some(same) = (&mut body as &mut dyn Any).downcast_mut::<Option<Self>>() {
+            return same.take().unwrap_or_default();
+        }
+        match body {
+            Some(body) if !body.is_end_stream() => Self {
+                state: State::Streamed(Streamed {
+                    body: body.map_err(Into::into).boxed_unsync(),
+                    max_bytes: u64::MAX,
+                    idle: None,
+                }),
+                progress: None,
+            },
+            _ => Self::default(),
+        }
+    }
+
+    /// A body in memory whose model was replaced.
+    pub(crate) fn spliced(pieces: Pieces) -> Self {
+        Self::held(Held {
+            bytes: Bytes::new(),
+            spliced: Some(Box::new(pieces)),
+        })
+    }
+
+    fn held(held: Held) -> Self {
+        Self {
+            state: State::Held(held),
+            progress: None,
+        }
+    }
+
+    /// Fails with a 413 error once more than so many bytes have come. No limit by default.
+    #[must_use]
+    pub fn with_max_bytes(mut self, bytes: u64) -> Self {
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.max_bytes = bytes;
+        }
+        self
+    }
+
+    /// Fails with a 408 error when the body is waited for this long. No limit by default.
+    #[must_use]
+    pub fn with_idle_timeout(mut self, period: Duration) -> Self {
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.idle = Some(IdleClock::new(period));
+        }
+        self
+    }
+
+    /// Lets the response-head clock see how far the body has come.
+    pub(crate) fn watched_by(mut self, progress: Arc<Progress>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Whether its announced length is over the limit, which can be told before it is read.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(&self.state, State::Streamed(streamed)
+            if streamed.body.size_hint().lower() > streamed.max_bytes)
+    }
+
+    /// Reads it to its end.
+    pub(crate) fn hold(self) -> Hold {
+        Hold {
+            body: self,
+            first: Bytes::new(),
+            rest: BytesMut::new(),
+        }
+    }
+}
+
+impl Default for RequestBody {
+    /// An empty body.
+    fn default() -> Self {
+        Self::held(Held::default())
+    }
+}
+
+impl From<Bytes> for RequestBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::held(Held {
+            bytes,
+            spliced: None,
+        })
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = match &mut self.state {
+            State::Streamed(streamed) => streamed.poll_frame(cx),
+            State::Held(held) => Poll::Ready(held.next().map(|piece| Ok(Frame::data(piece)))),
+        };
+        if let Some(progress) = &self.progress {
+            progress.note(frame.is_pending());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Streamed(streamed) => streamed.body.is_end_stream(),
+            State::Held(held) => held.remaining() == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Streamed(streamed) => streamed.body.size_hint(),
+            State::Held(held) => SizeHint::with_exact(held.remaining()),
+        }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(idle) = &mut self.idle else {
+                    return Poll::Pending;
+                };
+                ready!(idle.poll_silent(cx));
+                return Poll::Ready(Some(Err(Error::new(Kind::BodySilent))));
+            }
+        };
+        if let Some(idle) = &mut self.idle {
+            idle.moved();
+        }
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame.map_err(|error| Error::new(Kind::BodyBroken).with_source(error))?;
+            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            self.max_bytes = self
+                .max_bytes
+                .checked_sub(length)
+                .ok_or_else(|| Error::new(Kind::BodyTooLarge))?;
+            Ok(frame)
+        }))
+    }
+}
+
+impl Held {
+    fn next(&mut self) -> Option<Bytes> {
+        if self.bytes.is_empty() {
+            let spliced = self.spliced.as_mut().and_then(|pieces| pieces.next());
+            self.bytes = spliced.unwrap_or_default();
+        }
+        let length = self.bytes.len().min(PIECE);
+        Some(self.bytes.split_to(length)).filter(|piece| !piece.is_empty())
+    }
+
+    fn remaining(&self) -> u64 {
+        let spliced = self.spliced.as_deref().map_or(0, Pieces::remaining);
+        self.bytes.len() as u64 + spliced
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Streamed(_) => "Streamed",
+            State::Held(_) => "Held",
+        };
+        f.debug_struct("RequestBody")
+            .field("state", &state)
+            .field("size_hint", &self.size_hint())
+            .finish()
+    }
+}
+
+/// Reads a body to its end. One that comes in a single piece is not copied.
+pub(crate) struct Hold {
+    body: RequestBody,
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Future for Hold {
+    type Output = Result<Bytes, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        while let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)?) {
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if this.first.is_empty() {
+                this.first = data;
+                continue;
+            }
+            if this.rest.is_empty() {
+                let expected = this.body.size_hint().lower().min(FIRST_RESERVE) as usize;
+                let length = this.first.len() + data.len();
+                this.rest.reserve(length + expected);
+                this.rest.extend_from_slice(&this.first);
+            }
+            this.rest.extend_from_slice(&data);
+        }
+        Poll::Ready(Ok(if this.rest.is_empty() {
+            std::mem::take(&mut this.first)
+        } else {
+            std::mem::take(&mut this.rest).freeze()
+        }))
+    }
+}

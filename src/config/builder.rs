@@ -1,0 +1,190 @@
+use std::{fmt, time::Duration};
+
+use http::StatusCode;
+
+use super::{Config, ConfigError, Settings, rules, without_query};
+
+/// Makes a [`Config`] in code.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_openai_proxy::{BackendConfig, Config};
+///
+/// let config = Config::builder()
+///     .backend(BackendConfig::new("local", "http://127.0.0.1:11434/v1").model("llama3.2"))
+///     .backend(BackendConfig::new("spare", "http://10.0.0.7:8080/v1"))
+///     .timeout(Duration::from_secs(30))
+///     .build()?;
+///
+/// // The same, written as a file would have it.
+/// let text = r#"{
+///   "primary_backends": [
+///     { "name": "local", "url": "http://127.0.0.1:11434/v1", "model": "llama3.2" },
+///     { "name": "spare", "url": "http://10.0.0.7:8080/v1" }
+///   ],
+///   "settings": { "timeout": 30 }
+/// }"#;
+/// assert_eq!(config, text.parse()?);
+/// # Ok::<(), tower_openai_proxy::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ConfigBuilder {
+    pub(super) backends: Vec<BackendConfig>,
+    pub(super) settings: Settings,
+}
+
+impl ConfigBuilder {
+    /// Adds a backend. They are tried in the order in which they were added.
+    pub fn backend(mut self, backend: BackendConfig) -> Self {
+        self.backends.push(backend);
+        self
+    }
+
+    /// How long a backend may take from having received the whole request to the head of its
+    /// response, which for an answer that isn't streamed is the whole generation. Default: 600 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = timeout;
+        self
+    }
+
+    /// How long connecting to a backend may take, TLS included; never longer than
+    /// [`timeout`](Self::timeout). Default: 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// The longest silence between two pieces of a body, the client's or the backend's. Default:
+    /// 300 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle_timeout = timeout;
+        self
+    }
+
+    /// The longest that a whole exchange may take, streams included. Default: for ever.
+    pub fn total_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.total_timeout = Some(timeout);
+        self
+    }
+
+    /// The largest request body, in bytes. Default: 67108864 (64 MiB).
+    pub fn max_body_bytes(mut self, bytes: u64) -> Self {
+        self.settings.max_body_bytes = bytes;
+        self
+    }
+
+    /// Whether a request with neither `Authorization` nor `api-key` is answered 401 without
+    /// contacting a backend. Default: true.
+    pub fn require_auth(mut self, required: bool) -> Self {
+        self.settings.require_auth = required;
+        self
+    }
+
+    /// The statuses of a backend, from 300 to 599, that make the proxy try the next one, as failed
+    /// connections always do. Default: none.
+    pub fn failover_on(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
+        self.settings.failover_on = statuses.into_iter().collect();
+        self
+    }
+
+    /// How long a backend that just failed is tried last; zero: never. Default: 5 s.
+    pub fn cooldown(mut self, cooldown: Duration) -> Self {
+        self.settings.cooldown = cooldown;
+        self
+    }
+
+    /// Validates everything, and reads the environment variables that backends name.
+    ///
+    /// Times longer than 30 years are taken for 30 years.
+    ///
+    /// # Errors
+    ///
+    /// The first thing found that isn't allowed. Fields have the names that they have in a file,
+    /// such as `primary_backends[1].url`.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        self.build_with(&|name| std::env::var_os(name))
+    }
+}
+
+/// One backend, for [`ConfigBuilder::backend`]. It is validated by [`ConfigBuilder::build`].
+#[derive(Clone)]
+#[must_use]
+pub struct BackendConfig {
+    pub(super) name: String,
+    pub(super) url: String,
+    pub(super) model: String,
+    pub(super) timeout: Option<Duration>,
+    pub(super) api_key: Option<ApiKey>,
+}
+
+#[derive(Clone)]
+pub(super) enum ApiKey {
+    Given(String),
+    Variable(String),
+}
+
+impl BackendConfig {
+    /// A backend called `name` at the base URL `url`.
+    ///
+    /// The name stands for the backend in logs, in health and in routing (the header field
+    /// `X-Proxy-Backend`). It must not be empty, have control characters or have blanks at its
+    /// ends.
+    ///
+    /// The URL is what `/chat/completions` is appended to: absolute, `http` or (with the cargo
+    /// feature `native-tls`) `https`, without user name, password and fragment. Its own query, as
+    /// in Azure's `?api-version=…`, is kept. An empty one makes the backend a placeholder, which
+    /// is skipped.
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            url: url.into(),
+            model: String::new(),
+            timeout: None,
+            api_key: None,
+        }
+    }
+
+    /// Replaces the request's `model` by this one. Default: empty, which leaves it alone.
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.model = model.into();
+        self
+    }
+
+    /// This backend's own [`ConfigBuilder::timeout`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends `key` to this backend as `Authorization: Bearer …` in place of the client's own
+    /// credentials, which this backend then never sees. Default: the client's credentials.
+    ///
+    /// The client still needs credentials of its own unless [`ConfigBuilder::require_auth`] is off.
+    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = Some(ApiKey::Given(key.into()));
+        self
+    }
+
+    /// The same as [`api_key`](Self::api_key), with the key in the environment variable `name`. It
+    /// is read when the configuration is built, unless the backend is a placeholder. The later of
+    /// the two calls counts.
+    pub fn api_key_env(mut self, name: impl Into<String>) -> Self {
+        self.api_key = Some(ApiKey::Variable(name.into()));
+        self
+    }
+}
+
+impl fmt::Debug for BackendConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = rules::backend_url(&self.url, "url").ok();
+        let api_key = self.api_key.as_ref().map(|_| format_args!("Sensitive"));
+        f.debug_struct("BackendConfig")
+            .field("name", &self.name)
+            .field("url", &url.as_ref().map(without_query))
+            .field("model", &self.model)
+            .field("timeout", &self.timeout)
+            .field("api_key", &api_key)
+            .finish()
+    }
+}

@@ -1,0 +1,217 @@
+//! The configuration as text: JSON with comments, turned into what the builder takes.
+//!
+//! The document is walked by hand, as derived types would take a list for an object, quote a wrong
+//! value (which may be a key) in their messages, and not know the path of a field.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{
+    BackendConfig, Config, ConfigBuilder, ConfigError, Environment, OPENAI_URL, Settings, comments,
+    rules::allowed, scan,
+};
+
+/// Reads and validates `text`. Errors point to the line and column.
+pub(super) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text); // a byte order mark
+    let json = comments::blank(text).map_err(|start| {
+        ConfigError::text("the comment that begins here has no end (`*/`)").at(text, start)
+    })?;
+    let document = serde_json::from_str(&json).map_err(|error| syntax(text, &error))?;
+    if let Some((path, offset)) = scan::duplicate(&json) {
+        return Err(ConfigError::field(path, "is given twice; once is allowed").at(text, offset));
+    }
+    let locate = |error: ConfigError| {
+        let offset = error.path().and_then(|path| scan::find(&json, path));
+        match offset {
+            Some(offset) => error.at(text, offset),
+            None => error,
+        }
+    };
+    builder(&Field::document(&document))
+        .and_then(|builder| builder.build_with(environment))
+        .map_err(locate)
+}
+
+/// What serde_json says about text that isn't JSON, put for people.
+fn syntax(text: &str, error: &serde_json::Error) -> ConfigError {
+    let message = scan::message(error);
+    let problem = match message.as_str() {
+        _ if error.is_eof() => "it ends inside of a string, a list or an object",
+        "expected value" => "a value is needed here, such as text in double quotes or a number",
+        "key must be a string" => "the name of a field is needed here, in double quotes",
+        _ if message.starts_with("control character") => {
+            "a string must not hold a line break or control character; is a quote missing?"
+        }
+        message => message,
+    };
+    ConfigError::text(format!("not valid JSON: {problem}")).at(text, scan::offset(text, error))
+}
+
+fn builder(document: &Field<'_>) -> Result<ConfigBuilder, ConfigError> {
+    let mut builder = Config::builder();
+    for (name, field) in document.members()? {
+        match name {
+            "primary_backends" => {
+                for item in field.items("a list of backends")? {
+                    builder = builder.backend(backend(&item)?);
+                }
+            }
+            "settings" => builder.settings = settings(&field)?,
+            _ => return Err(field.unknown("`primary_backends` and `settings`")),
+        }
+    }
+    Ok(builder)
+}
+
+fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
+    let (mut name, mut url) = (None, None);
+    let mut backend = BackendConfig::new("", "");
+    for (key, field) in item.members()? {
+        match key {
+            "name" => name = Some(field.string()?),
+            "url" => url = Some(field.string()?),
+            "model" => backend = backend.model(field.string()?),
+            "timeout" => backend = backend.timeout(field.seconds(allowed::SECONDS)?),
+            "api_key_env" => backend = backend.api_key_env(field.string()?),
+            _ => return Err(field.unknown("`name`, `url`, `model`, `timeout` and `api_key_env`")),
+        }
+    }
+    backend.name = name.ok_or_else(|| item.error("needs a `name`"))?.into();
+    backend.url = match url {
+        Some(url) => url.into(),
+        None if backend.name == "LLM1" => OPENAI_URL.into(),
+        None => String::new(),
+    };
+    Ok(backend)
+}
+
+fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
+    let mut settings = Settings::default();
+    for (key, field) in object.members()? {
+        match key {
+            "timeout" => settings.timeout = field.seconds(allowed::SECONDS)?,
+            "connect_timeout" => settings.connect_timeout = field.seconds(allowed::SECONDS)?,
+            "idle_timeout" => settings.idle_timeout = field.seconds(allowed::SECONDS)?,
+            "total_timeout" => {
+                settings.total_timeout = match field.value {
+                    Value::Null => None,
+                    _ => Some(field.seconds(allowed::SECONDS)?),
+                }
+            }
+            "max_body_bytes" => {
+                settings.max_body_bytes = field.whole_number(allowed::BODY_BYTES)?
+            }
+            "require_auth" => settings.require_auth = field.boolean()?,
+            "failover_on" => {
+                settings.failover_on = field
+                    .items("a list of status codes")?
+                    .map(|item| item.status())
+                    .collect::<Result<_, _>>()?;
+            }
+            "cooldown" => settings.cooldown = field.seconds(allowed::COOLDOWN)?,
+            _ => {
+                return Err(field.unknown(
+                    "`timeout`, `connect_timeout`, `idle_timeout`, `total_timeout`, \
+                     `max_body_bytes`, `require_auth`, `failover_on` and `cooldown`",
+                ));
+            }
+        }
+    }
+    Ok(settings)
+}
+
+/// A value of the document and the path that leads to it, such as `primary_backends[1].url`.
+struct Field<'a> {
+    path: String,
+    value: &'a Value,
+}
+
+impl<'a> Field<'a> {
+    fn document(value: &'a Value) -> Self {
+        let path = String::new();
+        Self { path, value }
+    }
+
+    fn members(&self) -> Result<impl Iterator<Item = (&'a str, Field<'a>)>, ConfigError> {
+        let members = self
+            .value
+            .as_object()
+            .ok_or_else(|| self.is_not("an object"))?;
+        Ok(members.iter().map(|(name, value)| {
+            let path = scan::member(&self.path, name);
+            (name.as_str(), Field { path, value })
+        }))
+    }
+
+    fn items(&self, allowed: &str) -> Result<impl Iterator<Item = Field<'a>>, ConfigError> {
+        let items = self.value.as_array().ok_or_else(|| self.is_not(allowed))?;
+        Ok(items.iter().enumerate().map(|(index, value)| {
+            let path = scan::item(&self.path, index);
+            Field { path, value }
+        }))
+    }
+
+    fn string(&self) -> Result<&'a str, ConfigError> {
+        self.value.as_str().ok_or_else(|| self.is_not("a string"))
+    }
+
+    fn boolean(&self) -> Result<bool, ConfigError> {
+        self.value
+            .as_bool()
+            .ok_or_else(|| self.is_not("true or false"))
+    }
+
+    /// Seconds of any size, as a [`Duration`] that is zero only where they are.
+    fn seconds(&self, allowed: &str) -> Result<Duration, ConfigError> {
+        match self.value.as_f64() {
+            Some(0.0) => Ok(Duration::ZERO),
+            Some(seconds) if seconds > 0.0 => {
+                let seconds = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+                Ok(seconds.max(Duration::from_nanos(1)))
+            }
+            _ => Err(self.is_not(allowed)),
+        }
+    }
+
+    /// `1e6` is one, too.
+    fn whole_number(&self, allowed: &str) -> Result<u64, ConfigError> {
+        match (self.value.as_u64(), self.value.as_f64()) {
+            (Some(number), _) => Ok(number),
+            (None, Some(float)) if float >= 0.0 && float.fract() == 0.0 => Ok(float as u64),
+            _ => Err(self.is_not(allowed)),
+        }
+    }
+
+    fn status(&self) -> Result<StatusCode, ConfigError> {
+        let number = self.whole_number(allowed::STATUS)?;
+        let code = u16::try_from(number).map_err(|_| self.is_not(allowed::STATUS))?;
+        StatusCode::from_u16(code).map_err(|_| self.is_not(allowed::STATUS))
+    }
+
+    /// Names the kind of the value only: the value itself may be a secret.
+    fn is_not(&self, allowed: &str) -> ConfigError {
+        let found = match self.value {
+            Value::Null => ", not null",
+            Value::Bool(_) => ", not true or false",
+            Value::Number(_) => "",
+            Value::String(_) => ", not a string",
+            Value::Array(_) => ", not a list",
+            Value::Object(_) => ", not an object",
+        };
+        self.error(format!("must be {allowed}{found}"))
+    }
+
+    fn unknown(&self, known: &str) -> ConfigError {
+        self.error(format!("is not a known field; known here are {known}"))
+    }
+
+    fn error(&self, problem: impl Into<String>) -> ConfigError {
+        match self.path.as_str() {
+            "" => ConfigError::text(format!("the configuration {}", problem.into())),
+            path => ConfigError::field(path, problem),
+        }
+    }
+}

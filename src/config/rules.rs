@@ -1,0 +1,210 @@
+//! What a configuration may say, whether it was read or built in code.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Uri, uri::Scheme};
+
+use super::{
+    BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, OPENAI_URL,
+    Settings, builder::ApiKey,
+};
+
+/// What is allowed, as messages say it after "must be".
+pub(super) mod allowed {
+    pub(crate) const BODY_BYTES: &str = "a whole number of bytes, 1 or more";
+    pub(crate) const COOLDOWN: &str = "a number of seconds, 0 (never) or more";
+    pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
+    pub(crate) const NAME: &str =
+        "a name: not empty, without control characters and blanks at its ends";
+    pub(crate) const SECONDS: &str = "a positive number of seconds";
+    pub(crate) const STATUS: &str = "a status code from 300 to 599";
+    pub(crate) const URL: &str = "an absolute http or https URL, such as https://api.openai.com/v1";
+}
+
+/// No clock runs longer: [`Instant`](std::time::Instant) plus any duration could overflow.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// Whether this build can speak TLS to backends.
+const TLS: bool = cfg!(feature = "native-tls");
+
+impl ConfigBuilder {
+    pub(super) fn build_with(self, environment: Environment<'_>) -> Result<Config, ConfigError> {
+        let mut backends: Vec<BackendSettings> = Vec::with_capacity(self.backends.len());
+        for (index, backend) in self.backends.into_iter().enumerate() {
+            let path = format!("primary_backends[{index}]");
+            let backend = backend.validate(&path, environment)?;
+            if let Some(first) = backends.iter().position(|b| b.name == backend.name) {
+                let taken = format!("primary_backends[{first}] is called `{}`", backend.name);
+                let problem = format!("must be unique, but {taken} as well");
+                return Err(ConfigError::field(path + ".name", problem));
+            }
+            backends.push(backend);
+        }
+        if backends.iter().all(|backend| backend.url.is_none()) {
+            let example = format!(r#"{{ "name": "LLM1", "url": "{OPENAI_URL}" }}"#);
+            let problem = format!("must have at least one backend with a URL, such as {example}");
+            return Err(ConfigError::field("primary_backends", problem));
+        }
+        let settings = self.settings.validate()?;
+        Ok(Config { backends, settings })
+    }
+}
+
+impl BackendConfig {
+    /// `path` is this backend's, such as `primary_backends[1]`.
+    fn validate(
+        self,
+        path: &str,
+        environment: Environment<'_>,
+    ) -> Result<BackendSettings, ConfigError> {
+        let field = |name| format!("{path}.{name}");
+        if !is_name(&self.name) {
+            return Err(must_be(allowed::NAME, field("name")));
+        }
+        let url = match self.url.as_str() {
+            "" => None,
+            url => Some(backend_url(url, field("url"))?),
+        };
+        let timeout = self.timeout.map(|time| positive(time, field("timeout")));
+        let credential = match self.api_key {
+            Some(key) if url.is_some() => Some(key.credential(field, environment)?),
+            _ => None,
+        };
+        Ok(BackendSettings {
+            name: self.name.into(),
+            url,
+            model: (!self.model.is_empty()).then(|| self.model.into()),
+            timeout: timeout.transpose()?,
+            credential,
+        })
+    }
+}
+
+impl ApiKey {
+    fn credential(
+        self,
+        field: impl Fn(&'static str) -> String,
+        environment: Environment<'_>,
+    ) -> Result<HeaderValue, ConfigError> {
+        let variable = match self {
+            Self::Given(key) => {
+                return bearer(&key).ok_or_else(|| must_be(allowed::KEY, field("api_key")));
+            }
+            Self::Variable(name) => name,
+        };
+        let key = environment(&variable);
+        if let Some(credential) = key.as_ref().and_then(|key| bearer(key.to_str()?)) {
+            return Ok(credential);
+        }
+        // Some write the key itself here: only what is surely a name is shown.
+        let is_sure = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        let name = if variable.bytes().all(is_sure) {
+            format!("the environment variable `{variable}`")
+        } else {
+            "an environment variable (not shown, lest it be the key itself)".to_owned()
+        };
+        let problem = match key {
+            None => "isn't set",
+            Some(key) if key.is_empty() => "is empty",
+            Some(_) => "has a value that can't be a key",
+        };
+        let problem = format!(
+            "names {name}, which {problem}; it must hold the key, {}",
+            allowed::KEY
+        );
+        Err(ConfigError::field(field("api_key_env"), problem))
+    }
+}
+
+impl Settings {
+    fn validate(self) -> Result<Self, ConfigError> {
+        let timeout = positive(self.timeout, "settings.timeout")?;
+        let connect_timeout = positive(self.connect_timeout, "settings.connect_timeout")?;
+        let idle_timeout = positive(self.idle_timeout, "settings.idle_timeout")?;
+        let total_timeout = self
+            .total_timeout
+            .map(|time| positive(time, "settings.total_timeout"));
+        if self.max_body_bytes == 0 {
+            return Err(must_be(allowed::BODY_BYTES, "settings.max_body_bytes"));
+        }
+        for (index, status) in self.failover_on.iter().enumerate() {
+            if !(300..=599).contains(&status.as_u16()) {
+                let field = format!("settings.failover_on[{index}]");
+                return Err(must_be(allowed::STATUS, field));
+            }
+        }
+        Ok(Self {
+            timeout,
+            connect_timeout: connect_timeout.min(timeout),
+            idle_timeout,
+            total_timeout: total_timeout.transpose()?,
+            cooldown: self.cooldown.min(LONGEST),
+            ..self
+        })
+    }
+}
+
+/// Whether a header field can carry `name` and come out with the same.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::is_control) && name.trim() == name
+}
+
+/// The value of `Authorization` for `key`, where that can be one.
+fn bearer(key: &str) -> Option<HeaderValue> {
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return None;
+    }
+    let mut value = HeaderValue::try_from(format!("Bearer {key}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The URL of a backend.
+pub(super) fn backend_url(text: &str, field: impl Into<String>) -> Result<Uri, ConfigError> {
+    check_url(text).map_err(|allowed| must_be(allowed, field))
+}
+
+/// The URL, or what it must be. The text isn't repeated there: it may hold a key.
+fn check_url(text: &str) -> Result<Uri, &'static str> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("without blanks, control and non-ASCII characters (percent-encode them)");
+    }
+    let after_scheme = text.split_once("//").map_or("", |(_, rest)| rest);
+    let authority = after_scheme.split(['/', '?', '#']).next();
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Err(
+            "without user name and password; a key goes into the variable of `api_key_env`",
+        );
+    }
+    if text.contains('#') {
+        return Err("without a fragment (`#…`)"); // `Uri` would drop it.
+    }
+    let url: Uri = text.parse().map_err(|_| allowed::URL)?;
+    let host = url.host().unwrap_or_default();
+    let port = url
+        .authority()
+        .and_then(|authority| authority.as_str().strip_prefix(host))
+        .unwrap_or_default();
+    let is_https = url.scheme() == Some(&Scheme::HTTPS);
+    if host.is_empty() || !is_https && url.scheme() != Some(&Scheme::HTTP) {
+        return Err(allowed::URL);
+    }
+    if !port.is_empty() && url.port_u16().is_none_or(|port| port == 0) {
+        return Err("with a port from 1 to 65535, or without one");
+    }
+    if is_https && !TLS {
+        return Err("http: this build lacks the cargo feature `native-tls`, which https needs");
+    }
+    Ok(url)
+}
+
+fn positive(time: Duration, field: impl Into<String>) -> Result<Duration, ConfigError> {
+    match time {
+        Duration::ZERO => Err(must_be(allowed::SECONDS, field)),
+        time => Ok(time.min(LONGEST)),
+    }
+}
+
+fn must_be(allowed: &str, field: impl Into<String>) -> ConfigError {
+    ConfigError::field(field, format!("must be {allowed}"))
+}

@@ -1,0 +1,835 @@
+use std::{env, error::Error, ffi::OsString, fs, io, path::PathBuf, process, time::Duration};
+
+use http::StatusCode;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::{BackendConfig, Config, ConfigError, Settings, comments, file};
+
+/// What people have as their `config.json` today.
+const COMMENTED: &str = r#"{
+  "primary_backends": [
+    {
+      "name": "LLM1",
+      "url": "https://api.openai.com/v1",  # Primary OpenAI API endpoint
+      "model": ""  # Optional: Set to override model in all requests
+    },
+    {
+      "name": "LLM2",  # Additional backend configuration
+      "url": "",  # Alternative API endpoint
+      "model": ""  # Optional model override
+    }
+  ],
+  "settings": {
+    "timeout": 30  # Request timeout in seconds
+  }
+}
+"#;
+
+const ABSOLUTE: &str = "must be an absolute http or https URL, such as https://api.openai.com/v1";
+
+const NO_BACKEND: &str = "`primary_backends` must have at least one backend with a URL, such as \
+                          { \"name\": \"LLM1\", \"url\": \"https://api.openai.com/v1\" }";
+
+fn environment(name: &str) -> Option<OsString> {
+    match name {
+        "KEY" | "lower_case" => Some("sk-secret".into()),
+        "EMPTY" | "empty1" => Some("".into()),
+        "BLANK" => Some("sk-secret ".into()),
+        "LINES" => Some("sk-secret\n".into()),
+        "BEARER" => Some("Bearer sk-secret".into()),
+        "QUOTES" => Some("“sk-secret”".into()),
+        #[cfg(unix)]
+        "BYTES" => Some(std::os::unix::ffi::OsStringExt::from_vec(
+            b"sk-secret\xff".into(),
+        )),
+        _ => None,
+    }
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    file::parse(text, &environment)
+}
+
+fn good(text: &str) -> Config {
+    let text = text.replace('»', "");
+    parse(&text).unwrap_or_else(|error| panic!("{text}\n{error}"))
+}
+
+/// Asserts that `text`, in which `»` marks the place the message points to, is refused with
+/// `message`.
+fn assert_bad(text: &str, message: &str) {
+    let place = text.split_once('»').map_or(String::new(), |(before, _)| {
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
+        format!("line {line}, column {column}: ")
+    });
+    let text = text.replacen('»', "", 1);
+    match parse(&text) {
+        Ok(config) => panic!("{text}\n{config:?}"),
+        Err(error) => assert_eq!(error.to_string(), format!("{place}{message}"), "{text}"),
+    }
+}
+
+/// A file whose second backend is `backend`.
+fn with_backend(backend: &str) -> String {
+    format!(
+        r#"{{
+          "primary_backends": [
+            {{ "name": "a", "url": "http://a" }},
+            {backend}
+          ]
+        }}"#
+    )
+}
+
+fn with_url(url: &str) -> String {
+    with_backend(&format!(r#"{{ "name": "b", "url": »"{url}" }}"#))
+}
+
+/// A file with a good backend and `settings`.
+fn with_settings(settings: &str) -> String {
+    format!(
+        r#"{{
+          "primary_backends": [{{ "name": "a", "url": "http://a" }}],
+          "settings": {settings}
+        }}"#
+    )
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+#[cfg(feature = "native-tls")]
+fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
+    let config = good(include_str!("../../config.json"));
+    assert_eq!(config, good(COMMENTED));
+    assert_eq!(config, good(&COMMENTED.replace('\n', "\r\n")));
+    assert_eq!(config, good(&format!("\u{feff}{COMMENTED}")));
+
+    let [first, second] = &config.backends[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(&*first.name, "LLM1");
+    assert_eq!(first.url.as_ref().unwrap(), "https://api.openai.com/v1");
+    assert_eq!(first.model, None);
+    assert_eq!(first.timeout, None);
+    assert_eq!(first.credential, None);
+    assert_eq!(&*second.name, "LLM2");
+    assert_eq!(second.url, None);
+    assert_eq!(config.settings.timeout, seconds(30));
+}
+
+#[test]
+#[cfg(not(feature = "native-tls"))]
+fn https_needs_tls() {
+    let message = "`primary_backends[0].url` must be http: this build lacks the cargo feature \
+                   `native-tls`, which https needs";
+    assert_bad(&COMMENTED.replace("\"https", "»\"https"), message);
+}
+
+#[test]
+fn defaults() {
+    let settings = Settings {
+        timeout: seconds(600),
+        connect_timeout: seconds(10),
+        idle_timeout: seconds(300),
+        total_timeout: None,
+        max_body_bytes: 67_108_864,
+        require_auth: true,
+        failover_on: vec![],
+        cooldown: seconds(5),
+    };
+    assert_eq!(good(&with_url("http://a")).settings, settings);
+    assert_eq!(good(&with_settings("{}")).settings, settings);
+    assert_eq!(Config::default().settings, settings);
+    if cfg!(feature = "native-tls") {
+        let file = good(r#"{"primary_backends": [{"name": "LLM1"}]}"#);
+        assert_eq!(file, Config::default());
+    }
+}
+
+#[test]
+fn every_field_from_the_file_as_from_the_builder() {
+    let file = good(
+        r#"{
+          "primary_backends": [
+            { "name": "a", "url": "http://a:8080/base/?api-version=1", "model": "m", "timeout": 2.5,
+              "api_key_env": "KEY" },
+            { "name": "LLM2" },
+            { "name": "Zoë 3", "url": "http://[::1]:3/" }
+          ],
+          "settings": {
+            "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4,
+            "max_body_bytes": 5, "require_auth": false, "failover_on": [429, 503], "cooldown": 0
+          }
+        }"#,
+    );
+    let builder = Config::builder()
+        .backend(
+            BackendConfig::new("a", "http://a:8080/base/?api-version=1")
+                .model("m")
+                .timeout(Duration::from_millis(2500))
+                .api_key("sk-secret"),
+        )
+        .backend(BackendConfig::new("LLM2", ""))
+        .backend(BackendConfig::new("Zoë 3", "http://[::1]:3/"))
+        .timeout(seconds(1))
+        .connect_timeout(seconds(2))
+        .idle_timeout(seconds(3))
+        .total_timeout(seconds(4))
+        .max_body_bytes(5)
+        .require_auth(false)
+        .failover_on([
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ])
+        .cooldown(Duration::ZERO);
+    assert_eq!(builder.build().unwrap(), file);
+
+    let credential = file.backends[0].credential.as_ref().unwrap();
+    assert_eq!(credential, "Bearer sk-secret");
+    assert!(credential.is_sensitive());
+    assert_eq!(file.settings.connect_timeout, seconds(1)); // not longer than `timeout`
+}
+
+#[test]
+fn the_builder_is_held_to_the_same_rules() {
+    let backend = || BackendConfig::new("a", "http://a");
+    let builder = || Config::builder().backend(backend());
+    let too_low = builder().failover_on([StatusCode::BAD_GATEWAY, StatusCode::OK]);
+    for (builder, message) in [
+        (Config::builder(), NO_BACKEND),
+        (
+            builder().backend(backend()),
+            "`primary_backends[1].name` must be unique, but primary_backends[0] is called `a` as \
+             well",
+        ),
+        (
+            builder().backend(BackendConfig::new("b", "").timeout(Duration::ZERO)),
+            "`primary_backends[1].timeout` must be a positive number of seconds",
+        ),
+        (
+            Config::builder().backend(backend().api_key("")),
+            "`primary_backends[0].api_key` must be visible ASCII characters, at least one, \
+             without blanks",
+        ),
+        (
+            builder().idle_timeout(Duration::ZERO),
+            "`settings.idle_timeout` must be a positive number of seconds",
+        ),
+        (
+            too_low,
+            "`settings.failover_on[1]` must be a status code from 300 to 599",
+        ),
+    ] {
+        assert_eq!(builder.build().unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn urls_that_are_allowed() {
+    for url in [
+        "http://a",
+        "http://a/",
+        "HTTP://A.example/v1/",
+        "http://127.0.0.1:1/v1",
+        "http://[::1]:65535",
+        "http://a?key=v",
+        "http://a/v1/?api-version=2024-02-01&x=%20",
+        "http://a/with@sign?and=@",
+    ] {
+        let config = good(&with_url(url));
+        assert_eq!(config.backends[1].url, Some(url.parse().unwrap()), "{url}");
+    }
+}
+
+#[test]
+fn urls_that_are_not() {
+    const ASCII: &str =
+        "must be without blanks, control and non-ASCII characters (percent-encode them)";
+    const USER: &str =
+        "must be without user name and password; a key goes into the variable of `api_key_env`";
+    const FRAGMENT: &str = "must be without a fragment (`#…`)";
+    const PORT: &str = "must be with a port from 1 to 65535, or without one";
+    for (url, problem) in [
+        ("api.openai.com", ABSOLUTE),
+        ("api.openai.com/v1", ABSOLUTE),
+        ("localhost:8080", ABSOLUTE),
+        ("/v1", ABSOLUTE),
+        ("//a/v1", ABSOLUTE),
+        ("*", ABSOLUTE),
+        ("ftp://a", ABSOLUTE),
+        ("unix:/run/a.sock", ABSOLUTE),
+        ("http:a", ABSOLUTE),
+        ("http:/a", ABSOLUTE),
+        ("http://", ABSOLUTE),
+        ("http:///v1", ABSOLUTE),
+        ("http://:80/v1", ABSOLUTE),
+        ("http://?x", ABSOLUTE),
+        ("http://[::1/v1", ABSOLUTE),
+        ("http://a\\\\b", ABSOLUTE),
+        (" http://a", ASCII),
+        ("http://a ", ASCII),
+        (" ", ASCII),
+        ("http://a/ b", ASCII),
+        ("http://a\\n", ASCII),
+        ("http://bücher.example", ASCII),
+        ("http://user@a", USER),
+        ("http://user:sk-secret@a/v1", USER),
+        ("https://sk-secret@x@a?b", USER),
+        ("ftp://user:sk-secret@a", USER),
+        ("http://a/v1#x", FRAGMENT),
+        ("http://a#", FRAGMENT),
+        ("http://a:/v1", PORT),
+        ("http://a:0", PORT),
+        ("http://a:65536", PORT),
+        ("http://[::1]:99999", PORT),
+    ] {
+        let message = format!("`primary_backends[1].url` {problem}");
+        assert_bad(&with_url(url), &message);
+    }
+}
+
+#[test]
+fn times_that_are_allowed() {
+    const YEARS_30: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    for (number, time) in [
+        ("30", seconds(30)),
+        ("30.0", seconds(30)),
+        ("3e1", seconds(30)),
+        ("0.001", Duration::from_millis(1)),
+        ("1e-300", Duration::from_nanos(1)),
+        ("946080000", YEARS_30),
+        ("946080001", YEARS_30),
+        ("18446744073709551615", YEARS_30),
+        ("18446744073709551616", YEARS_30),
+        ("1e300", YEARS_30),
+    ] {
+        for field in ["timeout", "idle_timeout", "total_timeout", "cooldown"] {
+            let settings = good(&with_settings(&format!(r#"{{"{field}": {number}}}"#))).settings;
+            let got = match field {
+                "timeout" => settings.timeout,
+                "idle_timeout" => settings.idle_timeout,
+                "total_timeout" => settings.total_timeout.unwrap(),
+                _ => settings.cooldown,
+            };
+            assert_eq!(got, time, "{field}: {number}");
+            assert!(std::time::Instant::now().checked_add(got).is_some());
+        }
+        let backend = format!(r#"{{ "name": "b", "timeout": {number} }}"#);
+        let config = good(&with_backend(&backend));
+        assert_eq!(config.backends[1].timeout, Some(time), "{number}");
+    }
+
+    let longest = Config::builder()
+        .backend(BackendConfig::new("a", "http://a").timeout(Duration::MAX))
+        .timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .cooldown(Duration::MAX)
+        .build()
+        .unwrap();
+    assert_eq!(longest.backends[0].timeout, Some(YEARS_30));
+    assert_eq!(longest.settings.timeout, YEARS_30);
+    assert_eq!(longest.settings.connect_timeout, YEARS_30);
+    assert_eq!(longest.settings.cooldown, YEARS_30);
+
+    let settings = good(&with_settings(
+        r#"{"total_timeout": null, "cooldown": -0.0}"#,
+    ))
+    .settings;
+    assert_eq!(settings.total_timeout, None);
+    assert_eq!(settings.cooldown, Duration::ZERO);
+}
+
+#[test]
+fn numbers_that_are_allowed() {
+    for (number, bytes) in [
+        ("1", 1),
+        ("1e6", 1_000_000),
+        ("9007199254740993", 9_007_199_254_740_993),
+        ("1e300", u64::MAX),
+    ] {
+        let text = with_settings(&format!(r#"{{"max_body_bytes": {number}}}"#));
+        assert_eq!(good(&text).settings.max_body_bytes, bytes);
+    }
+    let text = with_settings(r#"{"failover_on": [300, 599, 429.0]}"#);
+    assert_eq!(good(&text).settings.failover_on, [300, 599, 429]);
+}
+
+#[test]
+fn settings_that_are_not_allowed() {
+    for (settings, message) in [
+        ("»[30]", "`settings` must be an object, not a list"),
+        ("»null", "`settings` must be an object, not null"),
+        (
+            r#"{ "timout": »30 }"#,
+            "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
+             `idle_timeout`, `total_timeout`, `max_body_bytes`, `require_auth`, `failover_on` and \
+             `cooldown`",
+        ),
+        (
+            r#"{ "timeout": 30, "time\u006fut": »30 }"#,
+            "`settings.timeout` is given twice; once is allowed",
+        ),
+        (
+            r#"{ "timeout": »"30" }"#,
+            "`settings.timeout` must be a positive number of seconds, not a string",
+        ),
+        (
+            r#"{ "timeout": »null }"#,
+            "`settings.timeout` must be a positive number of seconds, not null",
+        ),
+        (
+            r#"{ "timeout": »true }"#,
+            "`settings.timeout` must be a positive number of seconds, not true or false",
+        ),
+        (
+            r#"{ "timeout": »0 }"#,
+            "`settings.timeout` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "connect_timeout": »-1 }"#,
+            "`settings.connect_timeout` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "idle_timeout": »-0.0 }"#,
+            "`settings.idle_timeout` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "total_timeout": »0 }"#,
+            "`settings.total_timeout` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "total_timeout": »[] }"#,
+            "`settings.total_timeout` must be a positive number of seconds, not a list",
+        ),
+        (
+            r#"{ "cooldown": »-0.1 }"#,
+            "`settings.cooldown` must be a number of seconds, 0 (never) or more",
+        ),
+        (
+            r#"{ "max_body_bytes": »0 }"#,
+            "`settings.max_body_bytes` must be a whole number of bytes, 1 or more",
+        ),
+        (
+            r#"{ "max_body_bytes": »1.5 }"#,
+            "`settings.max_body_bytes` must be a whole number of bytes, 1 or more",
+        ),
+        (
+            r#"{ "max_body_bytes": »-1 }"#,
+            "`settings.max_body_bytes` must be a whole number of bytes, 1 or more",
+        ),
+        (
+            r#"{ "max_body_bytes": »"64M" }"#,
+            "`settings.max_body_bytes` must be a whole number of bytes, 1 or more, not a string",
+        ),
+        (
+            r#"{ "require_auth": »"no" }"#,
+            "`settings.require_auth` must be true or false, not a string",
+        ),
+        (
+            r#"{ "failover_on": »429 }"#,
+            "`settings.failover_on` must be a list of status codes",
+        ),
+        (
+            r#"{ "failover_on": [429, »299] }"#,
+            "`settings.failover_on[1]` must be a status code from 300 to 599",
+        ),
+        (
+            r#"{ "failover_on": [»600] }"#,
+            "`settings.failover_on[0]` must be a status code from 300 to 599",
+        ),
+        (
+            r#"{ "failover_on": [»65965] }"#,
+            "`settings.failover_on[0]` must be a status code from 300 to 599",
+        ),
+        (
+            r#"{ "failover_on": [»"5xx"] }"#,
+            "`settings.failover_on[0]` must be a status code from 300 to 599, not a string",
+        ),
+    ] {
+        assert_bad(&with_settings(settings), message);
+    }
+}
+
+#[test]
+fn backends_that_are_not_allowed() {
+    const NAME: &str = "`primary_backends[1].name` must be a name: not empty, without control \
+                        characters and blanks at its ends";
+    for (backend, message) in [
+        (
+            r#"»["b", "http://b"]"#,
+            "`primary_backends[1]` must be an object, not a list",
+        ),
+        (
+            r#"»"http://b""#,
+            "`primary_backends[1]` must be an object, not a string",
+        ),
+        (
+            r#"»{ "url": "http://b" }"#,
+            "`primary_backends[1]` needs a `name`",
+        ),
+        (
+            r#"{ "name": "b", "api_key": »"sk-secret" }"#,
+            "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
+             `model`, `timeout` and `api_key_env`",
+        ),
+        (
+            r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
+            "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
+             `url`, `model`, `timeout` and `api_key_env`",
+        ),
+        (
+            r#"{ "name": "b", "name": »"c" }"#,
+            "`primary_backends[1].name` is given twice; once is allowed",
+        ),
+        (
+            r#"{ "name": »"a" }"#,
+            "`primary_backends[1].name` must be unique, but primary_backends[0] is called `a` as \
+             well",
+        ),
+        (r#"{ "name": »"" }"#, NAME),
+        (r#"{ "name": »" b" }"#, NAME),
+        (r#"{ "name": »"b\u00a0" }"#, NAME),
+        (r#"{ "name": »"b\tc" }"#, NAME),
+        (r#"{ "name": »"b\u007fc" }"#, NAME),
+        (
+            r#"{ "name": »1 }"#,
+            "`primary_backends[1].name` must be a string",
+        ),
+        (
+            r#"{ "name": "b", "url": »null }"#,
+            "`primary_backends[1].url` must be a string, not null",
+        ),
+        (
+            r#"{ "name": "b", "model": »["m"] }"#,
+            "`primary_backends[1].model` must be a string, not a list",
+        ),
+        (
+            r#"{ "name": "b", "timeout": »0 }"#,
+            "`primary_backends[1].timeout` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "name": "b", "timeout": »{} }"#,
+            "`primary_backends[1].timeout` must be a positive number of seconds, not an object",
+        ),
+    ] {
+        assert_bad(&with_backend(backend), message);
+    }
+}
+
+#[test]
+fn keys_in_variables() {
+    const MUST: &str =
+        "it must hold the key, visible ASCII characters, at least one, without blanks";
+    let file = |variable: &str| {
+        let url = r#""url": "http://b""#;
+        with_backend(&format!(
+            r#"{{ "name": "b", {url}, "api_key_env": »"{variable}" }}"#
+        ))
+    };
+    for variable in ["KEY", "lower_case"] {
+        let config = good(&file(variable));
+        assert_eq!(
+            config.backends[1].credential.as_ref().unwrap(),
+            "Bearer sk-secret"
+        );
+    }
+    for (variable, problem) in [
+        ("UNSET_1", "isn't set"),
+        ("EMPTY", "is empty"),
+        ("BLANK", "has a value that can't be a key"),
+        ("LINES", "has a value that can't be a key"),
+        ("BEARER", "has a value that can't be a key"),
+        ("QUOTES", "has a value that can't be a key"),
+        #[cfg(unix)]
+        ("BYTES", "has a value that can't be a key"),
+        ("", "isn't set"),
+    ] {
+        let message = format!(
+            "`primary_backends[1].api_key_env` names the environment variable `{variable}`, which \
+             {problem}; {MUST}"
+        );
+        assert_bad(&file(variable), &message);
+    }
+    for (key, problem) in [
+        ("sk-secret", "isn't set"),
+        ("gsk_1", "isn't set"),
+        ("empty1", "is empty"),
+    ] {
+        let message = format!(
+            "`primary_backends[1].api_key_env` names an environment variable (not shown, lest it \
+             be the key itself), which {problem}; {MUST}"
+        );
+        assert_bad(&file(key), &message);
+    }
+    // A placeholder's isn't read.
+    good(&with_backend(r#"{ "name": "b", "api_key_env": "UNSET" }"#));
+}
+
+#[test]
+fn documents_that_are_not_allowed() {
+    for (text, message) in [
+        ("{}", NO_BACKEND),
+        (r#"{ "settings": { "timeout": 30 } }"#, NO_BACKEND),
+        (r#"{ "primary_backends": »[] }"#, NO_BACKEND),
+        (
+            r#"{ "primary_backends": »[{ "name": "LLM2" }, { "name": "LLM1", "url": "" }] }"#,
+            NO_BACKEND,
+        ),
+        (
+            r#"{ "primary_backends": »{ "name": "LLM1" } }"#,
+            "`primary_backends` must be a list of backends, not an object",
+        ),
+        (
+            r#"{ "backends": »[] }"#,
+            "`backends` is not a known field; known here are `primary_backends` and `settings`",
+        ),
+        (
+            r#"{ "settings": {}, "settings": »{} }"#,
+            "`settings` is given twice; once is allowed",
+        ),
+        ("[]", "the configuration must be an object, not a list"),
+        ("30", "the configuration must be an object"),
+        (
+            "»",
+            "not valid JSON: it ends inside of a string, a list or an object",
+        ),
+        (
+            "# only a comment\n»",
+            "not valid JSON: it ends inside of a string, a list or an object",
+        ),
+        (
+            "{ \"settings\": {»",
+            "not valid JSON: it ends inside of a string, a list or an object",
+        ),
+        (
+            "{\n  \"settings\": {},\n»}",
+            "not valid JSON: trailing comma",
+        ),
+        (
+            "{ /* ö\n */ \"ä\": { # ü\n /*ß*/ »é } }",
+            "not valid JSON: the name of a field is needed here, in double quotes",
+        ),
+        (
+            "{ »settings: {} }",
+            "not valid JSON: the name of a field is needed here, in double quotes",
+        ),
+        (
+            "{ \"settings\": »'' }",
+            "not valid JSON: a value is needed here, such as text in double quotes or a number",
+        ),
+        (
+            "{ \"settings\": {}»/ }",
+            "not valid JSON: expected `,` or `}`",
+        ),
+        ("{} »{}", "not valid JSON: trailing characters"),
+        (
+            "{ »/ \"settings\": {} }",
+            "not valid JSON: the name of a field is needed here, in double quotes",
+        ),
+        (
+            "{ \"settings\": \"#\" »\"//\" }",
+            "not valid JSON: expected `,` or `}`",
+        ),
+        (
+            "{ \"a »\n /* \": \"b\" */ }",
+            "not valid JSON: a string must not hold a line break or control character; is a quote \
+             missing?",
+        ),
+        (
+            "{\n  \"ö\": 1, »/* \"settings\": {}\n}",
+            "the comment that begins here has no end (`*/`)",
+        ),
+        ("{ »/*/ }", "the comment that begins here has no end (`*/`)"),
+    ] {
+        assert_bad(text, message);
+    }
+}
+
+#[test]
+fn comments_end_where_they_should() {
+    for (text, json) in [
+        ("1 # 2\n3", "1    \n3"),
+        ("1 # 2\r\n3", "1     \n3"),
+        ("1//2", "1   "),
+        ("1/*2\n3*/4", "1   \n   4"),
+        ("1/**/2/***/3/*/*/4", "1    2     3     4"),
+        ("1/*é*/2", "1      2"),
+        ("/ /", "/ /"),
+        (r##""#" "//" "/*" "*/""##, r##""#" "//" "/*" "*/""##),
+        (r##""\"#" "\\"#""##, r##""\"#" "\\"  "##),
+        (r##""\\\"#" // ""##, r##""\\\"#"     "##),
+        ("\"open # \n# \"", "\"open # \n   "),
+        ("\"open\\", "\"open\\"),
+    ] {
+        assert_eq!(comments::blank(text).as_deref(), Ok(json), "{text}");
+    }
+    for (text, start) in [("1/*", 1), ("/*/", 0), ("é\"/*\"/*\n*", 6)] {
+        assert_eq!(comments::blank(text), Err(start), "{text}");
+    }
+}
+
+/// The tokens of `value` as JSON.
+fn tokens(value: &Value) -> Vec<String> {
+    let list = |open: &str, items: Vec<Vec<String>>, close: &str| {
+        let items = items.join(&",".to_owned());
+        [vec![open.to_owned()], items, vec![close.to_owned()]].concat()
+    };
+    match value {
+        Value::Array(items) => list("[", items.iter().map(tokens).collect(), "]"),
+        Value::Object(members) => {
+            let member = |(name, value): (&String, &Value)| {
+                let name = Value::from(name.as_str()).to_string();
+                [vec![name, ":".to_owned()], tokens(value)].concat()
+            };
+            list("{", members.iter().map(member).collect(), "}")
+        }
+        plain => vec![plain.to_string()],
+    }
+}
+
+fn any_document() -> impl Strategy<Value = Value> {
+    let text = || prop_oneof![any::<String>(), r##"["#/*\\ a]{0,6}"##];
+    let plain = prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::from),
+        text().prop_map(Value::from),
+    ];
+    plain.prop_recursive(4, 32, 5, move |inner| {
+        let members = prop::collection::hash_map(text(), inner.clone(), 0..5);
+        prop_oneof![
+            prop::collection::vec(inner, 0..5).prop_map(Value::from),
+            members.prop_map(|members| members.into_iter().collect()),
+        ]
+    })
+}
+
+fn any_blank() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[ \t\r\n]{0,2}",
+        r##"(#|//)["#/*\\{é ]{0,6}"##.prop_map(|comment| comment + "\n"),
+        r##"/\*["#/\\{é \n]{0,6}\*/"##,
+    ]
+}
+
+proptest! {
+    #[test]
+    fn comments_change_nothing(
+        document in any_document(),
+        blanks in prop::collection::vec(any_blank(), 1..20),
+    ) {
+        let mut text = blanks[0].clone();
+        for (token, blank) in tokens(&document).iter().zip(blanks.iter().cycle()) {
+            text = text + token + blank;
+        }
+        let json = comments::blank(&text).unwrap();
+        let lines = |text: &str| text.split('\n').map(str::len).collect::<Vec<_>>();
+        prop_assert_eq!(lines(&json), lines(&text));
+        prop_assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), document);
+    }
+
+    #[test]
+    fn no_text_is_too_strange(
+        text in prop_oneof![any::<String>(), r#"[\[\]{}",:#/*\\\n0-9a-zé ]*"#],
+    ) {
+        let _ = parse(&text);
+    }
+}
+
+#[test]
+fn files() {
+    let folder = env::temp_dir().join(format!("tower-openai-proxy-config-{}", process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str, text: &[u8]| -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+
+    let text = r#"{ "primary_backends": [{ "name": "a", "url": "http://a" }] }"#;
+    let config = Config::from_path(write("good.json", text.as_bytes())).unwrap();
+    assert_eq!(config, good(text));
+
+    let path = write("bad.json", b"{\n\"settings\": 1 }");
+    let error = Config::from_path(&path).unwrap_err();
+    let place = format!("{}: line 2, column 13: ", path.display());
+    assert_eq!(error.to_string(), place + "`settings` must be an object");
+    assert!(error.source().is_none());
+
+    let none = folder.join("none.json");
+    let latin1 = write("latin1.json", b"{} # \xfc");
+    for (path, kind) in [
+        (none, io::ErrorKind::NotFound),
+        (latin1, io::ErrorKind::InvalidData),
+        (folder.clone(), io::ErrorKind::IsADirectory),
+    ] {
+        let error = Config::from_path(&path).unwrap_err();
+        let start = format!("{}: can't be read: ", path.display());
+        assert!(error.to_string().starts_with(&start), "{error}");
+        let source = error
+            .source()
+            .and_then(|source| source.downcast_ref::<io::Error>());
+        assert!(cfg!(not(unix)) || source.unwrap().kind() == kind, "{error}");
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn other_urls_for_all_backends_but_placeholders() {
+    let config = good(&with_backend(r#"{ "name": "b" }"#));
+    let config = config.with_backend_urls("http://127.0.0.1:1/v1").unwrap();
+    assert_eq!(
+        config.backends[0].url.as_ref().unwrap(),
+        "http://127.0.0.1:1/v1"
+    );
+    assert_eq!(config.backends[1].url, None);
+
+    for url in ["", "127.0.0.1:1"] {
+        let error = config.clone().with_backend_urls(url).unwrap_err();
+        assert_eq!(error.to_string(), format!("`url` {ABSOLUTE}"));
+    }
+}
+
+#[test]
+fn secrets_are_in_no_message_and_no_debug() {
+    for text in [
+        r#""sk-secret""#,
+        r#"["sk-secret"]"#,
+        r#"{ "primary_backends": "sk-secret" }"#,
+        r#"{ "primary_backends": ["sk-secret"] }"#,
+        r#"{ "primary_backends": [{ "name": ["sk-secret"] }] }"#,
+        r#"{ "primary_backends": [{ "name": " sk-secret" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "timeout": "sk-secret" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "key": "sk-secret" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "url": "sk-secret" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "url": "http://sk-secret@a" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "url": "http://a:b@sk-secret@a" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "url": "http://a?sk-secret#" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "url": "http://a:0?sk-secret" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "url": "http://a", "api_key_env": "sk-secret" }] }"#,
+        r#"{ "primary_backends": [{ "name": "a", "url": "http://a", "api_key_env": "BLANK" }] }"#,
+        r#"{ "settings": { "require_auth": "sk-secret" } }"#,
+        r#"{ "settings": { "timeout": sk-secret } }"#,
+        r#"{ "settings": "sk-secret }"#,
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(
+            !format!("{error} {error:?}").contains("secret"),
+            "{error:?}"
+        );
+    }
+
+    let key = || BackendConfig::new("a", "http://a/v1?key=secret").api_key("sk-secret");
+    let variable = BackendConfig::new("b", "http://b@secret").api_key_env("sk-secret");
+    let builder = Config::builder().backend(key()).backend(variable);
+    let config = Config::builder().backend(key()).build().unwrap();
+    for debug in [format!("{builder:?}"), format!("{config:?}")] {
+        assert!(!debug.contains("secret"), "{debug}");
+        assert!(debug.contains("http://a/v1"), "{debug}");
+        assert!(debug.contains("Sensitive"), "{debug}");
+    }
+}

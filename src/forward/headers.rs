@@ -1,0 +1,87 @@
+//! Which header fields are passed on (RFC 9110, section 7.6.1). Pure functions.
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// Fields that concern one connection, not the message.
+pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// The fields that `Connection` makes hop-by-hop as well.
+#[derive(Default)]
+pub(crate) struct Nominated<'a>(Vec<&'a [u8]>);
+
+impl<'a> Nominated<'a> {
+    /// Adds the names in one value of a `Connection` field.
+    pub(crate) fn add(&mut self, value: &'a [u8]) {
+        let names = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        self.0.extend(names.filter(|name| !name.is_empty()));
+    }
+
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        let mut nominated = Self::default();
+        for value in headers.get_all(header::CONNECTION) {
+            nominated.add(value.as_bytes());
+        }
+        nominated
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.0
+            .iter()
+            .any(|nominated| nominated.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// Whether a `TE` value asks for trailers, the one of its values that is passed on.
+pub(crate) fn asks_for_trailers(te: &HeaderValue) -> bool {
+    te.as_bytes().split(|&byte| byte == b',').any(|coding| {
+        let coding = coding.split(|&byte| byte == b';').next();
+        coding.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_nominates_fields_in_any_spelling() {
+        let mut headers = HeaderMap::new();
+        headers.append("connection", HeaderValue::from_static("close, X-One ,"));
+        headers.append("connection", HeaderValue::from_static("x-two"));
+
+        let nominated = Nominated::of(&headers);
+
+        assert!(nominated.contains("x-one") && nominated.contains("x-two"));
+        assert!(!nominated.contains("x-three") && !nominated.contains(""));
+    }
+
+    #[test]
+    fn trailers_are_found_among_other_codings() {
+        for (te, expected) in [
+            ("trailers", true),
+            ("gzip;q=0.5, Trailers", true),
+            ("trailers;q=1", true),
+            ("gzip", false),
+            ("", false),
+            ("xtrailers", false),
+        ] {
+            assert_eq!(
+                asks_for_trailers(&HeaderValue::from_static(te)),
+                expected,
+                "{te}"
+            );
+        }
+    }
+}

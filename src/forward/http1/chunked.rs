@@ -1,0 +1,261 @@
+//! The chunked transfer coding of a response (RFC 9112, section 7.1).
+
+use std::ops::Range;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::head::MAX_FIELDS;
+
+/// Chunk extensions are dropped (RFC 9112, section 7.1.1); so many bytes of them a chunk are read.
+const MAX_EXTENSION: u16 = 4096;
+
+/// Largest trailer section.
+const MAX_TRAILERS: usize = 16 * 1024;
+
+/// Walks the framing of a chunked body through pieces of input that may end anywhere.
+pub(super) struct Chunked {
+    at: At,
+}
+
+enum At {
+    /// In the hexadecimal size, with what it is so far.
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    /// After the size, with how many bytes of an extension have come.
+    Extension {
+        size: u64,
+        length: u16,
+    },
+    SizeLf {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
+    DataCr,
+    DataLf,
+    /// After the last chunk, with the bytes of the trailer section so far.
+    Trailers(Vec<u8>),
+    End(Option<Box<HeaderMap>>),
+}
+
+/// What makes a body's framing invalid.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Malformed(pub(super) &'static str);
+
+impl Chunked {
+    pub(super) fn new() -> Self {
+        Self { at: START }
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        matches!(self.at, At::End(_))
+    }
+
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.at {
+            At::End(trailers) => trailers.take().map(|trailers| *trailers),
+            _ => None,
+        }
+    }
+
+    /// Takes input up to the next data that isn't yet given out, or all of it. Gives how much was
+    /// taken and where in it the data is: at most one run of bytes of one chunk. The framing after
+    /// the data is taken too, as far as it is there, so that the end is known with the last data.
+    pub(super) fn advance(&mut self, input: &[u8]) -> Result<(usize, Range<usize>), Malformed> {
+        let mut taken = 0;
+        let mut data = 0..0;
+        while let Some(&byte) = input.get(taken) {
+            self.at = match std::mem::replace(&mut self.at, At::End(None)) {
+                At::Size { size, digits } => match (byte as char).to_digit(16) {
+                    Some(_) if digits == 16 => return Err(Malformed("chunk size too large")),
+                    Some(digit) => At::Size {
+                        size: size << 4 | u64::from(digit),
+                        digits: digits + 1,
+                    },
+                    None if digits == 0 => return Err(Malformed("chunk size missing")),
+                    None => match byte {
+                        b'\r' => At::SizeLf { size },
+                        b';' | b' ' | b'\t' => At::Extension { size, length: 1 },
+                        _ => return Err(Malformed("invalid chunk size")),
+                    },
+                },
+                At::Extension { size, length } => match byte {
+                    b'\r' => At::SizeLf { size },
+                    b'\n' => return Err(Malformed("bare LF in a chunk extension")),
+                    _ if length == MAX_EXTENSION => {
+                        return Err(Malformed("chunk extension too long"));
+                    }
+                    _ => At::Extension {
+                        size,
+                        length: length + 1,
+                    },
+                },
+                At::SizeLf { size } => match (byte, size) {
+                    (b'\n', 0) => At::Trailers(Vec::new()),
+                    (b'\n', left) => At::Data { left },
+                    _ => return Err(Malformed("no LF after a chunk size")),
+                },
+                At::Data { left } if data.is_empty() => {
+                    let length = left.min((input.len() - taken) as u64);
+                    data = taken..taken + length as usize;
+                    taken = data.end;
+                    self.at = match left - length {
+                        0 => At::DataCr,
+                        left => At::Data { left },
+                    };
+                    continue;
+                }
+                // The next data is for the next call.
+                At::Data { left } => {
+                    self.at = At::Data { left };
+                    break;
+                }
+                At::DataCr if byte == b'\r' => At::DataLf,
+                At::DataLf if byte == b'\n' => START,
+                At::DataCr | At::DataLf => {
+                    return Err(Malformed("no CRLF after a chunk's data"));
+                }
+                At::Trailers(mut section) => {
+                    section.push(byte);
+                    if section == b"\r\n" || section.ends_with(b"\r\n\r\n") {
+                        At::End(parse_trailers(&section)?)
+                    } else if section.len() > MAX_TRAILERS {
+                        return Err(Malformed("trailers too long"));
+                    } else {
+                        At::Trailers(section)
+                    }
+                }
+                At::End(trailers) => {
+                    self.at = At::End(trailers);
+                    break;
+                }
+            };
+            taken += 1;
+        }
+        Ok((taken, data))
+    }
+}
+
+const START: At = At::Size { size: 0, digits: 0 };
+
+fn parse_trailers(section: &[u8]) -> Result<Option<Box<HeaderMap>>, Malformed> {
+    const INVALID: Malformed = Malformed("invalid trailers");
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(section, &mut fields)
+    else {
+        return Err(INVALID);
+    };
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let mut trailers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| INVALID)?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| INVALID)?;
+        trailers.append(name, value);
+    }
+    Ok(Some(Box::new(trailers)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds the input in pieces and gives the data of each, joined, and what was left over.
+    fn decode(pieces: &[&[u8]]) -> Result<(Vec<Vec<u8>>, Chunked, usize), Malformed> {
+        let mut chunked = Chunked::new();
+        let mut data = Vec::new();
+        let mut left_over = 0;
+        for piece in pieces {
+            let mut rest = *piece;
+            while !rest.is_empty() {
+                let (taken, range) = chunked.advance(rest)?;
+                if !range.is_empty() {
+                    data.push(rest[range].to_vec());
+                }
+                if taken == 0 {
+                    break;
+                }
+                rest = &rest[taken..];
+            }
+            left_over += rest.len();
+        }
+        Ok((data, chunked, left_over))
+    }
+
+    const BODY: &[u8] =
+        b"3\r\nabc\r\n00A ; a=\"b\"\r\n0123456789\r\n0\r\nx-sum: 1\r\nx-sum: 2\r\n\r\n";
+
+    #[test]
+    fn each_chunk_is_a_piece_of_its_own() {
+        let (data, mut chunked, left_over) = decode(&[BODY]).unwrap();
+        assert_eq!(data, [b"abc".to_vec(), b"0123456789".to_vec()]);
+        assert_eq!(left_over, 0);
+        let trailers = chunked.take_trailers().unwrap();
+        let sums: Vec<_> = trailers.get_all("x-sum").iter().collect();
+        assert_eq!(sums, ["1", "2"]);
+    }
+
+    #[test]
+    fn input_may_be_split_anywhere() {
+        for at in 0..=BODY.len() {
+            let (head, tail) = BODY.split_at(at);
+            let (data, chunked, _) = decode(&[head, tail]).unwrap();
+            assert_eq!(data.concat(), b"abc0123456789", "split at {at}");
+            assert!(chunked.is_end(), "split at {at}");
+        }
+        let bytes: Vec<_> = BODY.chunks(1).collect();
+        let (data, chunked, _) = decode(&bytes).unwrap();
+        assert_eq!(data.concat(), b"abc0123456789");
+        assert!(chunked.is_end());
+    }
+
+    #[test]
+    fn the_end_is_known_with_the_last_data() {
+        let mut chunked = Chunked::new();
+        let (taken, data) = chunked.advance(b"1\r\na\r\n0\r\n\r\nNEXT").unwrap();
+        assert_eq!((taken, data), (11, 3..4));
+        assert!(chunked.is_end());
+    }
+
+    #[test]
+    fn an_unfinished_body_is_not_at_its_end() {
+        for cut in 0..BODY.len() {
+            let (_, chunked, _) = decode(&[&BODY[..cut]]).unwrap();
+            assert!(!chunked.is_end(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn invalid_framing_is_refused() {
+        let long_extension = [b"1;".as_slice(), &[b'x'; 5000]].concat();
+        let long_trailers = [b"0\r\nx: ".as_slice(), &[b'x'; 20_000]].concat();
+        for body in [
+            b"\r\n".as_slice(),
+            b"g\r\n",
+            b"-1\r\n",
+            b"+1\r\n",
+            b"0x1\r\n",
+            b" 1\r\n",
+            b";a\r\n",
+            b"1\n",
+            b"1\r\r",
+            b"1;a\nb",
+            b"10000000000000000\r\n",
+            b"1\r\nab",
+            b"1\r\na\n",
+            b"1\r\na\rb",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\n: empty name\r\n\r\n",
+            b"0\r\nx : 1\r\n\r\n",
+            &long_extension,
+            &long_trailers,
+        ] {
+            let text = String::from_utf8_lossy(&body[..body.len().min(40)]);
+            assert!(decode(&[body]).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Where the body of a response ends (RFC 9112, section 6.3).
+
+use std::ops::Range;
+
+use http::HeaderMap;
+use http_body::SizeHint;
+
+use super::{
+    chunked::{Chunked, Malformed},
+    head::Invalid,
+};
+
+/// Finds the data of a body in the bytes of its connection.
+pub(super) enum Decoder {
+    /// So many bytes are left.
+    Length(u64),
+    Chunked(Chunked),
+    UntilClose,
+    /// The connection was closed, and that was the end.
+    Closed,
+}
+
+impl Decoder {
+    /// What the fields of a head say. Two lengths, or a length and a transfer coding, are refused:
+    /// whoever reads the response after us might choose the other one.
+    pub(super) fn of(fields: &[httparse::Header<'_>], is_1_0: bool) -> Result<Self, Invalid> {
+        let mut length = None;
+        let mut coding = None;
+        for field in fields {
+            let framing = if field.name.eq_ignore_ascii_case("content-length") {
+                &mut length
+            } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
+                &mut coding
+            } else {
+                continue;
+            };
+            if framing.replace(field.value).is_some() {
+                return Err("framing told twice");
+            }
+        }
+        match (length, coding) {
+            (None, None) => Ok(Self::UntilClose),
+            (Some(length), None) => parse_length(length).map(Self::Length),
+            (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") && !is_1_0 => {
+                Ok(Self::Chunked(Chunked::new()))
+            }
+            (None, Some(_)) => Err("unknown transfer coding"),
+            (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
+        }
+    }
+
+    /// Takes input up to the next data, or all of it; gives how much was taken and where in it the
+    /// data is. Takes nothing once the body has ended.
+    pub(super) fn advance(&mut self, input: &[u8]) -> Result<(usize, Range<usize>), Malformed> {
+        match self {
+            Self::Length(left) => {
+                let length = (*left).min(input.len() as u64);
+                *left -= length;
+                Ok((length as usize, 0..length as usize))
+            }
+            Self::Chunked(chunked) => chunked.advance(input),
+            Self::UntilClose => Ok((input.len(), 0..input.len())),
+            Self::Closed => Ok((0, 0..0)),
+        }
+    }
+
+    /// The backend has closed the connection; says whether the body may end so.
+    pub(super) fn close(&mut self) -> bool {
+        if matches!(self, Self::UntilClose) {
+            *self = Self::Closed;
+        }
+        self.is_end()
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(chunked) => chunked.is_end(),
+            Self::UntilClose => false,
+            Self::Closed => true,
+        }
+    }
+
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match self {
+            Self::Chunked(chunked) => chunked.take_trailers(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Length(left) => SizeHint::with_exact(*left),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Length(_) => "Length",
+            Self::Chunked(_) => "Chunked",
+            Self::UntilClose => "UntilClose",
+            Self::Closed => "Closed",
+        })
+    }
+}
+
+fn parse_length(value: &[u8]) -> Result<u64, Invalid> {
+    // `str::parse` would take a sign.
+    let text = std::str::from_utf8(value).ok();
+    text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .ok_or("invalid Content-Length")
+}

@@ -1,0 +1,133 @@
+//! Sends a request to its backend and hands the backend's response on as it comes.
+//!
+//! The service at the bottom of the stack. A request must have a [`Backend`] in its extensions,
+//! which [`BackendRoute`](crate::BackendRoute) puts there.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_openai_proxy::{BackendConfig, BackendRouteLayer, Config, Forward};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let config = Config::builder()
+//!     .backend(BackendConfig::new("nobody", "http://127.0.0.1:1/v1"))
+//!     .build()
+//!     .unwrap();
+//! let service = ServiceBuilder::new()
+//!     .layer(BackendRouteLayer::from_config(&config))
+//!     .service(Forward::new());
+//!
+//! let request = Request::post("/v1/chat/completions").body(Full::from("{}")).unwrap();
+//! let error = service.oneshot(request).await.unwrap_err();
+//!
+//! assert_eq!(error.code(), "connection_refused");
+//! assert_eq!(error.backend().unwrap().name(), "nobody");
+//! # });
+//! ```
+
+mod body;
+mod connect;
+mod future;
+mod headers;
+mod http1;
+mod pool;
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower::Service;
+
+pub use self::{body::ResponseBody, future::ResponseFuture};
+use self::{connect::Connector, pool::Pool};
+use crate::{
+    backend::Backend,
+    body::RequestBody,
+    error::{BoxError, Error, Kind},
+};
+
+/// The client of backends: HTTP/1.1 over TCP or TLS, on connections that are kept and used again.
+///
+/// Clones share the connections. Dropping a response's future or its body ends the backend's
+/// request at once. A request is never sent twice.
+#[derive(Clone)]
+pub struct Forward {
+    connector: Arc<Result<Connector, BoxError>>,
+    pool: Arc<Pool>,
+}
+
+impl Forward {
+    /// A client without connections yet.
+    ///
+    /// Should the system's TLS library not work, every request fails with `tls_protocol_error`.
+    pub fn new() -> Self {
+        Self {
+            connector: Arc::new(Connector::new()),
+            pool: Arc::default(),
+        }
+    }
+
+    /// The same client with connections of its own, for a thread with a runtime of its own: a
+    /// connection is served best by the thread that made it.
+    #[must_use]
+    pub fn with_own_connections(&self) -> Self {
+        Self {
+            connector: self.connector.clone(),
+            pool: Arc::default(),
+        }
+    }
+}
+
+impl Default for Forward {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B> Service<Request<B>> for Forward
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
+        let Some(backend) = request.extensions_mut().remove::<Backend>() else {
+            return ResponseFuture::failed(Error::new(Kind::NoBackend));
+        };
+        let request = request.map(RequestBody::new);
+        if let Some(stream) = self.pool.take(backend.origin()) {
+            return ResponseFuture::send(request, stream, backend, self.pool.clone());
+        }
+        match &*self.connector {
+            Ok(connector) => {
+                let connecting = connector.connect(backend.origin(), backend.timeouts().connect);
+                ResponseFuture::connect(request, connecting, backend, self.pool.clone())
+            }
+            Err(error) => ResponseFuture::failed(
+                Error::new(Kind::TlsProtocol)
+                    .with_source(error.to_string())
+                    .with_backend(&backend),
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forward").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,81 @@
+//! A transparent, streaming proxy for OpenAI-compatible chat completions, as [`tower`] layers.
+//!
+//! One line gives an axum app an OpenAI endpoint; all its other routes stay as they were:
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tower_openai_proxy::{Config, OpenAiProxyLayer};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::from_path("config.json")?;
+//! let app = Router::new()
+//!     .route("/", get(|| async { "Hello" }))
+//!     .layer(OpenAiProxyLayer::from_config(config)); // last, on the outermost router
+//!
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
+//! axum::serve(listener, app).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Bodies come through byte for byte, streams piece by piece, and a client that leaves ends the
+//! backend's work at once. The only thing that can change on the way is the request's `model`.
+//!
+//! # The way of a request
+//!
+//! ```text
+//! request ─▶ OpenAiProxy         ours? else ─▶ the wrapped service, untouched
+//!             │ AuthPassthrough    has credentials? mark them sensitive
+//!             │ BackendRoute       which backends, in which order; tries the next one
+//!             │ ModelOverride      this backend's model into the body, byte for byte
+//!             │ Timeout            a clock for the response's head, one for its silences
+//!             └ Forward            address it to the backend, send it, hand its body back
+//! response ◀─ OpenAiProxy        an error of the stack becomes OpenAI's JSON, once, here
+//! ```
+//!
+//! Each stage is a layer of its own, documented in its module, and can be used alone or composed
+//! with other middleware:
+//!
+//! | layer | module |
+//! | --- | --- |
+//! | [`OpenAiProxyLayer`] | [`proxy`]: the whole stack |
+//! | [`AuthPassthroughLayer`] | [`auth`] |
+//! | [`BackendRouteLayer`] | [`route`] |
+//! | [`ModelOverrideLayer`] | [`model`] |
+//! | [`TimeoutLayer`] | [`timeout`] |
+//! | [`Forward`] | [`forward`]: the service at the bottom |
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! | --- | --- | --- |
+//! | `native-tls` | yes | `https` backends, by the platform's TLS library. Without it such a URL is a configuration error. |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod auth;
+pub mod backend;
+pub mod body;
+pub mod config;
+mod endpoint;
+pub mod error;
+pub mod forward;
+pub mod model;
+pub mod proxy;
+pub mod route;
+pub mod timeout;
+
+#[doc(inline)]
+pub use crate::{
+    auth::{AuthPassthrough, AuthPassthroughLayer},
+    backend::Backend,
+    body::RequestBody,
+    config::{BackendConfig, Config, ConfigBuilder, ConfigError},
+    error::Error,
+    forward::Forward,
+    model::{ModelOverride, ModelOverrideLayer},
+    proxy::{OpenAiProxy, OpenAiProxyLayer},
+    route::{BackendRoute, BackendRouteLayer},
+    timeout::{Timeout, TimeoutLayer},
+};

@@ -1,0 +1,165 @@
+//! Replaces the `model` of a request's JSON, and nothing else of its bytes.
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_openai_proxy::{Error, ModelOverrideLayer, RequestBody};
+//!
+//! async fn backend(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Error> {
+//!     let body = request.into_body().collect().await?.to_bytes();
+//!     assert_eq!(body, r#"{ "stream": true, "model": "gpt-4o", "n":1.0 }"#);
+//!     Ok(Response::default())
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let service = ServiceBuilder::new()
+//!     .layer(ModelOverrideLayer::to("gpt-4o"))
+//!     .service_fn(backend);
+//!
+//! let body = r#"{ "stream": true, "model": "whatever", "n":1.0 }"#;
+//! let request = Request::post("/v1/chat/completions").body(Full::<Bytes>::from(body)).unwrap();
+//! assert!(service.oneshot(request).await.is_ok());
+//! # });
+//! ```
+
+mod future;
+pub(crate) mod splice;
+
+use std::{
+    fmt,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, header};
+use http_body::Body;
+use tower::{Layer, Service};
+
+pub use self::future::ResponseFuture;
+use crate::{
+    backend::Backend,
+    body::RequestBody,
+    error::{BoxError, Error, Kind},
+};
+
+/// Applies [`ModelOverride`] to a service.
+#[derive(Clone, Default)]
+pub struct ModelOverrideLayer {
+    model_json: Option<Bytes>,
+}
+
+impl ModelOverrideLayer {
+    /// The model of the request's [`Backend`], where that has one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This model for every request whose [`Backend`] has none of its own.
+    pub fn to(model: &str) -> Self {
+        Self {
+            model_json: Some(splice::json_string(model)),
+        }
+    }
+}
+
+impl<S> Layer<S> for ModelOverrideLayer {
+    type Service = ModelOverride<S>;
+
+    fn layer(&self, inner: S) -> ModelOverride<S> {
+        ModelOverride {
+            inner,
+            model_json: self.model_json.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for ModelOverrideLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelOverrideLayer").finish_non_exhaustive()
+    }
+}
+
+/// Holds the request's body and replaces the value of its top-level `model`, or inserts one.
+///
+/// A body that isn't a JSON object fails with a 400 error, one with a `Content-Encoding` other than
+/// `identity` with 415. Requests without a body pass, except for POST. See the
+/// [module documentation](self).
+#[derive(Clone)]
+pub struct ModelOverride<S> {
+    inner: S,
+    model_json: Option<Bytes>,
+}
+
+impl<S, B> Service<Request<B>> for ModelOverride<S>
+where
+    S: Service<Request<RequestBody>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = ResponseFuture<S>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Error::from_service)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = request.map(RequestBody::new);
+        let backend = request.extensions().get::<Backend>();
+        let model_json = backend
+            .and_then(Backend::model_override)
+            .map(|model| &model.json)
+            .or(self.model_json.as_ref());
+        let has_body = !request.body().is_end_stream();
+        match model_json {
+            Some(_) if has_body && is_encoded(request.headers()) => {
+                ResponseFuture::failed(Error::new(Kind::BodyEncoded))
+            }
+            Some(model_json) if has_body || request.method() == http::Method::POST => {
+                let model_json = model_json.clone();
+                // The service that was polled ready is the one to call.
+                let next = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, next);
+                ResponseFuture::hold(request, model_json, ready)
+            }
+            _ => ResponseFuture::passed(self.inner.call(request)),
+        }
+    }
+}
+
+impl<S> fmt::Debug for ModelOverride<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelOverride").finish_non_exhaustive()
+    }
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// The request with its model replaced, and its length told anew.
+fn override_model(
+    parts: http::request::Parts,
+    body: &Bytes,
+    model_json: &Bytes,
+) -> Result<Request<RequestBody>, Error> {
+    let pieces = splice::replace_model(body, model_json)
+        .map_err(|error| Error::new(Kind::NotAJsonObject).with_source(error))?;
+    let body = RequestBody::spliced(pieces);
+    let mut request = Request::from_parts(parts, body);
+    let length = request.body().size_hint().lower();
+    let headers = request.headers_mut();
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(request)
+}

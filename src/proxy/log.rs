@@ -1,0 +1,159 @@
+//! What a log learns of an exchange: one event at its end, and at `debug` a span around it.
+//!
+//! Neither ever holds a key, a body or a query. Where nobody listens, nothing is recorded.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body::Frame;
+use tokio::time::Instant;
+use tracing::{
+    Level, Span,
+    field::{self, Empty},
+    span::Entered,
+};
+
+use crate::{backend::Backend, error::Error};
+
+/// One exchange, until it is logged: when it ends, or when it is dropped.
+pub(super) struct ExchangeLog {
+    started: Instant,
+    head: Option<Duration>,
+    backend: Option<Backend>,
+    status: Option<StatusCode>,
+    bytes: u64,
+    is_logged: bool,
+    span: Span,
+}
+
+impl ExchangeLog {
+    /// None where nothing would come of it.
+    pub(super) fn start() -> Option<Box<Self>> {
+        if !tracing::enabled!(Level::INFO) {
+            return None;
+        }
+        // The names of OpenTelemetry's semantic conventions for generative AI.
+        let span = tracing::debug_span!(
+            "chat",
+            gen_ai.operation.name = "chat",
+            gen_ai.provider.name = "openai",
+            gen_ai.request.model = Empty,
+            gen_ai.request.stream = Empty,
+            gen_ai.response.time_to_first_chunk = Empty,
+            server.address = Empty,
+            server.port = Empty,
+            http.response.status_code = Empty,
+            error.type = Empty,
+        );
+        Some(Box::new(Self {
+            started: Instant::now(),
+            head: None,
+            backend: None,
+            status: None,
+            bytes: 0,
+            is_logged: false,
+            span,
+        }))
+    }
+
+    pub(super) fn enter(&self) -> Entered<'_> {
+        self.span.enter()
+    }
+
+    /// The response's head has come, or the error that takes its place.
+    pub(super) fn head<B>(&mut self, result: &Result<Response<B>, Error>) {
+        self.head = Some(self.started.elapsed());
+        match result {
+            Ok(response) => {
+                self.backend = response.extensions().get::<Backend>().cloned();
+                self.status = Some(response.status());
+                self.record_response(response);
+            }
+            Err(error) => {
+                self.backend = error.backend().cloned();
+                self.status = Some(error.status());
+                self.failed(error);
+            }
+        }
+    }
+
+    fn record_response<B>(&self, response: &Response<B>) {
+        if self.span.is_disabled() {
+            return;
+        }
+        self.record_backend();
+        let content_type = response.headers().get(header::CONTENT_TYPE);
+        let is_stream =
+            content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        self.span.record("gen_ai.request.stream", is_stream);
+    }
+
+    fn record_backend(&self) {
+        let status = self.status.map(|status| status.as_u16());
+        self.span.record("http.response.status_code", status);
+        if let Some(backend) = &self.backend {
+            let origin = &backend.origin().0;
+            self.span.record("gen_ai.request.model", backend.model());
+            self.span.record("server.address", origin.host());
+            self.span.record("server.port", backend.origin().port());
+        }
+    }
+
+    /// A piece of the response's body, or how it ended.
+    pub(super) fn frame(&mut self, frame: &Option<Result<Frame<Bytes>, Error>>, is_end: bool) {
+        match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                if self.bytes == 0 && length > 0 && !self.span.is_disabled() {
+                    let time = self.started.elapsed().as_secs_f64();
+                    self.span
+                        .record("gen_ai.response.time_to_first_chunk", time);
+                }
+                self.bytes += length;
+            }
+            Some(Err(error)) => self.failed(error),
+            None => {}
+        }
+        if is_end || frame.is_none() {
+            self.complete();
+        }
+    }
+
+    pub(super) fn complete(&mut self) {
+        self.end("complete", None);
+    }
+
+    fn failed(&mut self, error: &Error) {
+        if !self.span.is_disabled() {
+            self.record_backend();
+            self.span.record("error.type", error.code());
+        }
+        self.end(error.outcome(), Some(error));
+    }
+
+    fn end(&mut self, end: &'static str, error: Option<&Error>) {
+        if std::mem::replace(&mut self.is_logged, true) {
+            return;
+        }
+        let _entered = self.span.enter();
+        let millis = |period: Duration| period.as_secs_f64() * 1e3;
+        let cause = error.and_then(std::error::Error::source);
+        tracing::info!(
+            backend = self.backend.as_ref().map(Backend::name),
+            status = self.status.map(|status| status.as_u16()),
+            head_ms = self.head.map(millis),
+            total_ms = millis(self.started.elapsed()),
+            bytes = self.bytes,
+            end,
+            cause = cause.map(field::display),
+            "exchange"
+        );
+    }
+}
+
+impl Drop for ExchangeLog {
+    fn drop(&mut self) {
+        self.end("client left", None);
+    }
+}

@@ -1,0 +1,87 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::Response;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+
+use super::{
+    Progress, TimeoutBody,
+    clock::{IdleClock, poll_deadline},
+};
+use crate::{
+    backend::Backend,
+    error::{BoxError, Error, Kind},
+};
+
+pin_project! {
+    /// The response of [`Timeout`](super::Timeout), unless its head takes too long.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        progress: Option<Arc<Progress>>,
+        timer: Option<Pin<Box<Sleep>>>,
+        idle: Option<Duration>,
+        backend: Option<Backend>,
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(
+        inner: F,
+        progress: Option<Arc<Progress>>,
+        idle: Option<Duration>,
+        backend: Option<Backend>,
+    ) -> Self {
+        Self {
+            inner,
+            progress,
+            timer: None,
+            idle,
+            backend,
+        }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<TimeoutBody<R>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // The work before the clock: a response that is there is never late.
+        if let Poll::Ready(response) = this.inner.poll(cx) {
+            let clock = this
+                .idle
+                .map(|period| (IdleClock::new(period), this.backend.take()));
+            return Poll::Ready(match response {
+                Ok(response) => Ok(response.map(|body| TimeoutBody::new(body, clock))),
+                Err(error) => Err(Error::from_service(error)),
+            });
+        }
+        let deadline = this.progress.as_deref().and_then(Progress::deadline);
+        let Some(deadline) = deadline else {
+            return Poll::Pending;
+        };
+        ready!(poll_deadline(this.timer, deadline, cx));
+        let error = Error::new(Kind::ResponseTimeout);
+        Poll::Ready(Err(match this.backend {
+            Some(backend) => error.with_backend(backend),
+            None => error,
+        }))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
