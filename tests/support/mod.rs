@@ -1,0 +1,538 @@
+//! What the tests of the server share: the server itself as a process, a backend that is scripted
+//! byte by byte, and a client that sends raw bytes. All over real sockets on the loopback address.
+
+// Each test file is a program of its own and uses a part of this.
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    future::Future,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+/// How long anything that should happen may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for what should happen.
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    let Ok(output) = timeout(PATIENCE, future).await else {
+        panic!("{what}: not within {PATIENCE:?}");
+    };
+    output
+}
+
+/// The server example, running as a process of its own. It ends with this value.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    /// What it printed on standard output: its first line.
+    pub first_line: String,
+    log: Arc<Mutex<Vec<u8>>>,
+    log_reader: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts it with this configuration.
+    pub fn start(config: &str) -> Self {
+        Self::start_with(config, &[], &[])
+    }
+
+    /// The same, with further arguments and environment variables.
+    pub fn start_with(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let config = TempFile::new("config.json", config);
+        let mut command = Self::command();
+        command.arg("--config").arg(&config.path).args(arguments);
+        command.envs(environment.iter().copied());
+        Self::spawn(&mut command)
+    }
+
+    /// A command line of the server: one worker, a free port, `RUST_LOG` as if not set.
+    pub fn command() -> Command {
+        let mut command = Command::new(example("server"));
+        command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
+        command.env_remove("RUST_LOG");
+        command
+    }
+
+    pub fn spawn(command: &mut Command) -> Self {
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the server starts");
+
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut stderr = child.stderr.take().expect("piped");
+        let log_reader = thread::spawn({
+            let log = log.clone();
+            move || {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stderr.read(&mut buffer) {
+                    log.lock().unwrap().extend_from_slice(&buffer[..length]);
+                }
+            }
+        });
+
+        let mut first_line = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout)
+            .read_line(&mut first_line)
+            .expect("a line");
+        let address = first_line.trim_end().split("//").nth(1);
+        let Some(address) = address.and_then(|address| address.parse().ok()) else {
+            let _ = child.wait();
+            let _ = log_reader.join();
+            let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
+            panic!("the server did not start: {first_line:?}\n{log}");
+        };
+        Self {
+            child,
+            address,
+            first_line,
+            log,
+            log_reader: Some(log_reader),
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until the log contains this.
+    pub async fn logged(&self, text: &str) -> String {
+        let seen = async {
+            while !self.log().contains(text) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(PATIENCE, seen).await.is_err() {
+            panic!("{text:?} not in the log:\n{}", self.log());
+        }
+        self.log()
+    }
+
+    /// Ends it, and gives all that it logged.
+    pub fn stop(mut self) -> String {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.log_reader.take() {
+            let _ = reader.join();
+        }
+        self.log()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The built example of this name. `cargo test` builds the examples.
+pub fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().expect("this program has a path");
+    path.pop(); // the file
+    path.pop(); // deps
+    path.push("examples");
+    path.push(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo test`, or `cargo build --example {name}` first",
+        path.display()
+    );
+    path
+}
+
+/// A file that is removed with this value.
+pub struct TempFile {
+    pub path: PathBuf,
+}
+
+impl TempFile {
+    pub fn new(name: &str, content: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tower-openai-proxy-{}-{unique}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).expect("a temporary file");
+        Self { path }
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A configuration with this one backend, `LLM1`.
+pub fn config_for(backend: &Backend) -> String {
+    config_with(backend, "")
+}
+
+/// The same, with settings: JSON fields, such as `"timeout": 1`.
+pub fn config_with(backend: &Backend, settings: &str) -> String {
+    format!(
+        r#"{{"primary_backends":[{{"name":"LLM1","url":"{}"}}],"settings":{{{settings}}}}}"#,
+        backend.url()
+    )
+}
+
+/// A backend whose every byte the test reads and writes.
+pub struct Backend {
+    listener: TcpListener,
+    pub address: SocketAddr,
+}
+
+impl Backend {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        Self { listener, address }
+    }
+
+    /// Its base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> Wire {
+        let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
+        Wire::new(stream)
+    }
+
+    /// Whether a connection is waiting to be accepted, given a moment to come.
+    pub async fn is_contacted(&self) -> bool {
+        timeout(Duration::from_millis(100), self.listener.accept())
+            .await
+            .is_ok()
+    }
+
+    /// Answers every request on every connection in the same way, for as long as the test runs.
+    pub fn answer_all(self, response: impl Into<Vec<u8>>) {
+        let response: Arc<[u8]> = response.into().into();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = self.listener.accept().await {
+                let response = response.clone();
+                tokio::spawn(async move {
+                    let mut wire = Wire::new(stream);
+                    while wire.try_request().await.is_some() {
+                        wire.send(&response).await;
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// An address at which nobody listens.
+pub async fn nobody() -> SocketAddr {
+    Backend::start().await.address
+}
+
+/// One end of a connection.
+pub struct Wire {
+    pub stream: TcpStream,
+    /// Read, but not yet used.
+    buffer: Vec<u8>,
+}
+
+/// A message as it came: its head, and its body as its framing says, still in its coding.
+#[derive(Debug)]
+pub struct Message {
+    /// With the blank line.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    pub fn start_line(&self) -> &str {
+        self.head.lines().next().unwrap_or_default()
+    }
+
+    pub fn status(&self) -> u16 {
+        let code = self.start_line().split(' ').nth(1);
+        code.and_then(|code| code.parse().ok())
+            .expect("a status line")
+    }
+
+    /// The fields in order, names in lower case.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let lines = self.head.lines().skip(1).filter(|line| !line.is_empty());
+        lines
+            .map(|line| {
+                let (name, value) = line.split_once(':').expect("a field");
+                (name.to_lowercase(), value.trim().to_owned())
+            })
+            .collect()
+    }
+
+    /// The value of a field that is there once at most.
+    pub fn field(&self, name: &str) -> Option<String> {
+        let mut values: Vec<_> = self
+            .fields()
+            .into_iter()
+            .filter(|(n, _)| n == name)
+            .collect();
+        assert!(
+            values.len() <= 1,
+            "{name} stands more than once:\n{}",
+            self.head
+        );
+        values.pop().map(|(_, value)| value)
+    }
+
+    /// The body as JSON, undone from the chunked coding if it is in it.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.content()).expect("JSON")
+    }
+
+    /// The body without its transfer coding.
+    pub fn content(&self) -> Vec<u8> {
+        match self.field("transfer-encoding").as_deref() {
+            Some("chunked") => dechunk(&self.body),
+            _ => self.body.clone(),
+        }
+    }
+
+    /// `code` of an error in OpenAI's form. Checks that form, and that `Proxy-Status` agrees.
+    pub fn error_code(&self) -> String {
+        let json = self.json();
+        let error = json["error"].as_object().expect("an error");
+        let fields: Vec<_> = error.keys().map(String::as_str).collect();
+        assert_eq!(fields, ["code", "message", "param", "type"]);
+        assert!(error["param"].is_null() && error["message"].is_string());
+        let kind = match self.status() {
+            400..=499 => "invalid_request_error",
+            _ => "proxy_error",
+        };
+        assert_eq!(error["type"], kind);
+        let code = error["code"].as_str().expect("a code").to_owned();
+        let proxy_status = self.field("proxy-status").expect("Proxy-Status");
+        assert!(
+            proxy_status.ends_with(&format!("; error={code}")),
+            "{proxy_status}"
+        );
+        assert_eq!(
+            self.field("content-type").as_deref(),
+            Some("application/json")
+        );
+        code
+    }
+}
+
+impl Wire {
+    pub fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a socket");
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = soon("connecting", TcpStream::connect(address)).await;
+        Self::new(stream.expect("someone listens"))
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        soon("writing", self.stream.write_all(bytes.as_ref()))
+            .await
+            .expect("the other side reads");
+    }
+
+    /// Reads the head of a message: up to and with the blank line.
+    pub async fn head(&mut self) -> String {
+        self.try_head().await.expect("a head")
+    }
+
+    pub async fn try_head(&mut self) -> Option<String> {
+        let end = loop {
+            if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
+                break end + 4;
+            }
+            if self.fill().await == 0 {
+                return None;
+            }
+        };
+        let head = self.buffer.drain(..end).collect();
+        Some(String::from_utf8(head).expect("ASCII"))
+    }
+
+    /// Reads a whole request.
+    pub async fn request(&mut self) -> Message {
+        self.try_request().await.expect("a request")
+    }
+
+    /// The same; none if the connection is closed instead.
+    pub async fn try_request(&mut self) -> Option<Message> {
+        let head = self.try_head().await?;
+        let mut message = Message {
+            head,
+            body: Vec::new(),
+        };
+        message.body = self.body(&message).await;
+        Some(message)
+    }
+
+    /// Reads a whole final response to a request that isn't HEAD.
+    pub async fn response(&mut self) -> Message {
+        let head = self.head().await;
+        let mut message = Message {
+            head,
+            body: Vec::new(),
+        };
+        let is_empty = matches!(message.status(), 204 | 304);
+        let is_framed = message.field("content-length").is_some()
+            || message.field("transfer-encoding").is_some();
+        message.body = match (is_empty, is_framed) {
+            (true, _) => Vec::new(),
+            (false, true) => self.body(&message).await,
+            (false, false) => self.rest().await,
+        };
+        message
+    }
+
+    async fn body(&mut self, message: &Message) -> Vec<u8> {
+        if message.field("transfer-encoding").is_some() {
+            let mut end = 0;
+            loop {
+                while let Some(line) = find(&self.buffer[end..], b"\r\n") {
+                    let size = std::str::from_utf8(&self.buffer[end..end + line]).unwrap();
+                    let size = size.split(';').next().unwrap().trim();
+                    let size = usize::from_str_radix(size, 16).expect("a chunk size");
+                    if size == 0 {
+                        if let Some(last) = find(&self.buffer[end..], b"\r\n\r\n") {
+                            return self.buffer.drain(..end + last + 4).collect();
+                        }
+                        break;
+                    }
+                    let next = end + line + 2 + size + 2;
+                    if next > self.buffer.len() {
+                        break;
+                    }
+                    end = next;
+                }
+                assert_ne!(self.fill().await, 0, "closed within a body");
+            }
+        }
+        let length = message
+            .field("content-length")
+            .map_or(0, |value| value.parse().unwrap());
+        self.exactly(length).await
+    }
+
+    /// Reads so many bytes.
+    pub async fn exactly(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            assert_ne!(self.fill().await, 0, "closed before {length} bytes came");
+        }
+        self.buffer.drain(..length).collect()
+    }
+
+    /// Reads until this has come, and gives all up to its end.
+    pub async fn until(&mut self, text: &str) -> String {
+        loop {
+            if let Some(start) = find(&self.buffer, text.as_bytes()) {
+                let read = self.buffer.drain(..start + text.len()).collect();
+                return String::from_utf8(read).expect("UTF-8");
+            }
+            assert_ne!(self.fill().await, 0, "closed before {text:?} came");
+        }
+    }
+
+    /// Reads until the other side closes or resets the connection.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.fill().await > 0 {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Waits until the other side closes or resets the connection, and expects nothing to come.
+    pub async fn closed(&mut self) {
+        let rest = self.rest().await;
+        assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
+    }
+
+    /// Whether nothing comes for a moment.
+    pub async fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        self.buffer.is_empty()
+            && timeout(Duration::from_millis(100), self.stream.peek(&mut byte))
+                .await
+                .is_err()
+    }
+
+    /// Sends a reset instead of a proper end.
+    pub fn reset(self) {
+        let stream = self.stream.into_std().expect("a socket");
+        let socket = socket2::Socket::from(stream);
+        socket.set_linger(Some(Duration::ZERO)).expect("a socket");
+    }
+
+    async fn fill(&mut self) -> usize {
+        let read = soon("reading", self.stream.read_buf(&mut self.buffer)).await;
+        read.unwrap_or(0) // a reset is an end, too
+    }
+}
+
+/// A POST of this body to the endpoint, with credentials.
+pub fn post(body: &str) -> String {
+    post_with("", body)
+}
+
+/// The same, with further fields: lines that end with CRLF.
+pub fn post_with(fields: &str, body: &str) -> String {
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer sk-test\r\n\
+         {fields}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// A response with this status line's end and body.
+pub fn response(status: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Undoes the chunked coding.
+pub fn dechunk(mut body: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    loop {
+        let line = find(body, b"\r\n").expect("a chunk size");
+        let size = std::str::from_utf8(&body[..line]).unwrap();
+        let size = usize::from_str_radix(size.split(';').next().unwrap().trim(), 16).unwrap();
+        if size == 0 {
+            return content;
+        }
+        content.extend_from_slice(&body[line + 2..line + 2 + size]);
+        body = &body[line + 2 + size + 2..];
+    }
+}
+
+pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes
+        .windows(pattern.len())
+        .position(|window| window == pattern)
+}
