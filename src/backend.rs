@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Uri, uri::PathAndQuery};
+use http::{
+    HeaderValue, Uri,
+    uri::{PathAndQuery, Scheme},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -47,16 +50,26 @@ struct Inner {
 }
 
 /// Where connections go: what two backends must share to share connections.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Origin(pub(crate) Uri);
+#[derive(Clone)]
+pub(crate) struct Origin(Arc<Uri>);
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
 
 impl Origin {
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.0.scheme() == Some(&Scheme::HTTPS)
+    }
+
     pub(crate) fn port(&self) -> u16 {
-        let default = if self.0.scheme_str() == Some("https") {
-            443
-        } else {
-            80
-        };
+        let default = if self.is_https() { 443 } else { 80 };
         self.0.port_u16().unwrap_or(default)
     }
 }
@@ -97,7 +110,7 @@ impl Backend {
         let response_head = backend.timeout.unwrap_or(settings.timeout);
         Some(Self(Arc::new(Inner {
             name: backend.name.clone(),
-            origin: Origin(origin),
+            origin: Origin(Arc::new(origin)),
             host: HeaderValue::try_from(authority.as_str()).ok()?,
             base_path: url.path().trim_end_matches('/').into(),
             query: url.query().map(Into::into),

@@ -30,6 +30,10 @@ pub(crate) fn classify(path: &str) -> Ours {
 
 /// The part of a path from the endpoint on, which is appended to a backend's base URL.
 pub(crate) fn within(path: &str) -> &str {
+    let unversioned = path.strip_prefix(VERSION_PREFIX).unwrap_or(path);
+    if unversioned.starts_with(ENDPOINT) {
+        return unversioned;
+    }
     path.find(ENDPOINT).map_or(ENDPOINT, |start| &path[start..])
 }
 
@@ -41,6 +45,9 @@ fn starts_with_endpoint(path: &str) -> bool {
 /// Whether a segment is `.` or `..`, in any spelling: dots and slashes may be percent-encoded,
 /// a backslash counts as a slash, and `;` ends a segment, as some servers have it.
 fn has_dot_segment(path: &str) -> bool {
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
+        return false;
+    }
     let mut rest = path.as_bytes();
     let mut dots = Some(0);
     while let Some((byte, after)) = next_decoded(rest) {

@@ -57,6 +57,7 @@ pub(crate) enum Kind {
     NotAJsonObject,
     Refused,
     Dns,
+    #[cfg_attr(not(feature = "native-tls"), expect(dead_code))]
     TlsCertificate,
     TlsProtocol,
     ConnectTimeout,

@@ -17,11 +17,12 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Timeout, timeout},
 };
 use tower::{Service, ServiceExt, util::MapErr};
 
 #[cfg(feature = "native-tls")]
-use hyper_util::rt::TokioIo;
+use {hyper_util::rt::TokioIo, std::sync::OnceLock};
 
 use crate::{
     backend::Origin,
@@ -29,42 +30,77 @@ use crate::{
 };
 
 type Resolver = MapErr<GaiResolver, fn(io::Error) -> DnsError>;
+type Tcp = HttpConnector<Resolver>;
 
 #[cfg(feature = "native-tls")]
-type Inner = hyper_tls::HttpsConnector<HttpConnector<Resolver>>;
-#[cfg(not(feature = "native-tls"))]
-type Inner = HttpConnector<Resolver>;
+type Tls = hyper_tls::HttpsConnector<Tcp>;
 
 /// Connects to the origins of backends.
-#[derive(Clone)]
 pub(crate) struct Connector {
-    inner: Inner,
+    tcp: Tcp,
+    /// Made when it is needed: reading the certificate authorities takes a while.
+    #[cfg(feature = "native-tls")]
+    tls: OnceLock<Result<Tls, hyper_tls::native_tls::Error>>,
 }
 
 impl Connector {
-    /// Fails where the system's TLS library can't be set up.
-    pub(crate) fn new() -> Result<Self, BoxError> {
+    pub(crate) fn new() -> Self {
         let resolver: Resolver = GaiResolver::new().map_err(DnsError);
-        let mut http = HttpConnector::new_with_resolver(resolver);
-        http.set_nodelay(true);
-        http.enforce_http(false);
+        let mut tcp = HttpConnector::new_with_resolver(resolver);
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        Self {
+            tcp,
+            #[cfg(feature = "native-tls")]
+            tls: OnceLock::new(),
+        }
+    }
+
+    /// Makes ready what connections to this origin need, so that the first one needn't wait.
+    pub(crate) fn prepare(&self, origin: &Origin) {
         #[cfg(feature = "native-tls")]
-        let inner = {
-            let tls = hyper_tls::native_tls::TlsConnector::new()?;
-            hyper_tls::HttpsConnector::from((http, tls.into()))
-        };
+        if origin.is_https() {
+            let _ = self.tls();
+        }
         #[cfg(not(feature = "native-tls"))]
-        let inner = http;
-        Ok(Self { inner })
+        let _ = origin;
+    }
+
+    #[cfg(feature = "native-tls")]
+    fn tls(&self) -> &Result<Tls, hyper_tls::native_tls::Error> {
+        self.tls.get_or_init(|| {
+            let tls = hyper_tls::native_tls::TlsConnector::new()?;
+            Ok((self.tcp.clone(), tls.into()).into())
+        })
     }
 
     /// Starts to connect. `period` is for all of it: the name, TCP and TLS.
-    pub(crate) fn connect(&self, origin: &Origin, period: Duration) -> Connecting {
-        let mut inner = self.inner.clone();
-        Connecting {
-            // The connector is ready from the start: its resolver always is.
-            connected: tokio::time::timeout(period, inner.call(origin.0.clone())),
+    pub(crate) fn connect(&self, origin: &Origin, period: Duration) -> Result<Connecting, Error> {
+        // The connectors are ready from the start: their resolver always is.
+        let attempt = match origin.is_https() {
+            true => self.connect_tls(origin)?,
+            false => Attempt::Tcp {
+                future: self.tcp.clone().call(origin.uri().clone()),
+            },
+        };
+        Ok(Connecting {
+            attempt: timeout(period, attempt),
+        })
+    }
+
+    #[cfg(feature = "native-tls")]
+    fn connect_tls(&self, origin: &Origin) -> Result<Attempt, Error> {
+        match self.tls() {
+            Ok(tls) => Ok(Attempt::Tls {
+                future: tls.clone().call(origin.uri().clone()),
+            }),
+            Err(error) => Err(Error::new(Kind::TlsProtocol).with_source(error.to_string())),
         }
+    }
+
+    #[cfg(not(feature = "native-tls"))]
+    fn connect_tls(&self, _: &Origin) -> Result<Attempt, Error> {
+        Err(Error::new(Kind::TlsProtocol).with_source("built without TLS"))
     }
 }
 
@@ -72,7 +108,44 @@ pin_project! {
     /// A connection in the making.
     pub(crate) struct Connecting {
         #[pin]
-        connected: tokio::time::Timeout<<Inner as Service<Uri>>::Future>,
+        attempt: Timeout<Attempt>,
+    }
+}
+
+#[cfg(feature = "native-tls")]
+pin_project! {
+    #[project = AttemptProj]
+    enum Attempt {
+        Tcp { #[pin] future: <Tcp as Service<Uri>>::Future },
+        Tls { #[pin] future: <Tls as Service<Uri>>::Future },
+    }
+}
+
+#[cfg(not(feature = "native-tls"))]
+pin_project! {
+    #[project = AttemptProj]
+    enum Attempt {
+        Tcp { #[pin] future: <Tcp as Service<Uri>>::Future },
+    }
+}
+
+impl Future for Attempt {
+    type Output = Result<Stream, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match self.project() {
+            AttemptProj::Tcp { future } => {
+                let tcp = ready!(future.poll(cx)).map_err(BoxError::from)?;
+                Ok(Stream::Tcp(tcp.into_inner()))
+            }
+            #[cfg(feature = "native-tls")]
+            AttemptProj::Tls { future } => match ready!(future.poll(cx))? {
+                hyper_tls::MaybeHttpsStream::Http(tcp) => Ok(Stream::Tcp(tcp.into_inner())),
+                hyper_tls::MaybeHttpsStream::Https(tls) => {
+                    Ok(Stream::Tls(Box::new(tls.into_inner())))
+                }
+            },
+        })
     }
 }
 
@@ -80,11 +153,11 @@ impl Future for Connecting {
     type Output = Result<Stream, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(self.project().connected.poll(cx)) {
-            Ok(Ok(stream)) => Ok(Stream::new(stream)),
-            Ok(Err(error)) => Err(classify(error.into())),
-            Err(elapsed) => Err(Error::new(Kind::ConnectTimeout).with_source(elapsed)),
-        })
+        let connected = ready!(self.project().attempt.poll(cx));
+        Poll::Ready(connected.map_or_else(
+            |elapsed| Err(Error::new(Kind::ConnectTimeout).with_source(elapsed)),
+            |connected| connected.map_err(classify),
+        ))
     }
 }
 
@@ -139,19 +212,6 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    #[cfg(feature = "native-tls")]
-    fn new(stream: hyper_tls::MaybeHttpsStream<TokioIo<TcpStream>>) -> Self {
-        match stream {
-            hyper_tls::MaybeHttpsStream::Http(tcp) => Self::Tcp(tcp.into_inner()),
-            hyper_tls::MaybeHttpsStream::Https(tls) => Self::Tls(Box::new(tls.into_inner())),
-        }
-    }
-
-    #[cfg(not(feature = "native-tls"))]
-    fn new(stream: hyper_util::rt::TokioIo<TcpStream>) -> Self {
-        Self::Tcp(stream.into_inner())
-    }
-
     fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tcp(tcp) => tcp,

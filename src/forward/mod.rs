@@ -59,18 +59,26 @@ use crate::{
 /// request at once. A request is never sent twice.
 #[derive(Clone)]
 pub struct Forward {
-    connector: Arc<Result<Connector, BoxError>>,
+    connector: Arc<Connector>,
     pool: Arc<Pool>,
 }
 
 impl Forward {
     /// A client without connections yet.
     ///
-    /// Should the system's TLS library not work, every request fails with `tls_protocol_error`.
+    /// Should the system's TLS library not work, requests to `https` backends fail with
+    /// `tls_protocol_error`.
     pub fn new() -> Self {
         Self {
             connector: Arc::new(Connector::new()),
             pool: Arc::default(),
+        }
+    }
+
+    /// Makes ready what connections to these backends need, so that the first request needn't wait.
+    pub(crate) fn prepare(&self, backends: &[Backend]) {
+        for backend in backends {
+            self.connector.prepare(backend.origin());
         }
     }
 
@@ -112,16 +120,12 @@ where
         if let Some(stream) = self.pool.take(backend.origin()) {
             return ResponseFuture::send(request, stream, backend, self.pool.clone());
         }
-        match &*self.connector {
-            Ok(connector) => {
-                let connecting = connector.connect(backend.origin(), backend.timeouts().connect);
+        let period = backend.timeouts().connect;
+        match self.connector.connect(backend.origin(), period) {
+            Ok(connecting) => {
                 ResponseFuture::connect(request, connecting, backend, self.pool.clone())
             }
-            Err(error) => ResponseFuture::failed(
-                Error::new(Kind::TlsProtocol)
-                    .with_source(error.to_string())
-                    .with_backend(&backend),
-            ),
+            Err(error) => ResponseFuture::failed(error.with_backend(&backend)),
         }
     }
 }

@@ -54,11 +54,15 @@ impl<W, F> ResponseFuture<W, F> {
         }
     }
 
-    pub(super) fn ours(stack: F, total_timeout: Option<Duration>) -> Self {
+    pub(super) fn ours(
+        stack: F,
+        total_timeout: Option<Duration>,
+        log: Option<Box<ExchangeLog>>,
+    ) -> Self {
         let exchange = Exchange {
             stack,
             total: total_timeout.map(|period| Box::pin(sleep(period))),
-            log: ExchangeLog::start(),
+            log,
         };
         Self {
             state: State::Ours {
@@ -113,7 +117,7 @@ impl<F> Exchange<F> {
         P::Error: Into<BoxError>,
     {
         let this = self.project();
-        let _entered = this.log.as_ref().map(|log| log.enter());
+        let entered = this.log.as_ref().map(|log| log.enter());
         let result = match this.stack.poll(cx) {
             Poll::Ready(result) => result,
             Poll::Pending => {
@@ -124,7 +128,7 @@ impl<F> Exchange<F> {
                 Err(Error::new(Kind::TotalTimeout))
             }
         };
-        drop(_entered);
+        drop(entered);
         if let Some(log) = this.log {
             log.head(&result);
         }

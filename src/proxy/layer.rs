@@ -39,7 +39,9 @@ pub(super) struct Edge {
 impl OpenAiProxyLayer {
     /// Proxies to the backends of this configuration.
     pub fn from_config(config: Config) -> Self {
-        Self::with_forward(config, Forward::new())
+        let layer = Self::with_forward(config, Forward::new());
+        layer.forward.prepare(layer.backends());
+        layer
     }
 
     /// The same layer with connections of its own, for a thread with a runtime of its own. What is

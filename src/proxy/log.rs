@@ -14,13 +14,13 @@ use tracing::{
     span::Entered,
 };
 
-use crate::{backend::Backend, error::Error};
+use crate::{backend::Backend, error::Error, route::LastTried};
 
 /// One exchange, until it is logged: when it ends, or when it is dropped.
 pub(super) struct ExchangeLog {
     started: Instant,
     head: Option<Duration>,
-    backend: Option<Backend>,
+    backend: LastTried,
     status: Option<StatusCode>,
     bytes: u64,
     is_logged: bool,
@@ -49,12 +49,17 @@ impl ExchangeLog {
         Some(Box::new(Self {
             started: Instant::now(),
             head: None,
-            backend: None,
+            backend: LastTried::default(),
             status: None,
             bytes: 0,
             is_logged: false,
             span,
         }))
+    }
+
+    /// To be put into the request's extensions.
+    pub(super) fn last_tried(&self) -> LastTried {
+        self.backend.clone()
     }
 
     pub(super) fn enter(&self) -> Entered<'_> {
@@ -66,12 +71,10 @@ impl ExchangeLog {
         self.head = Some(self.started.elapsed());
         match result {
             Ok(response) => {
-                self.backend = response.extensions().get::<Backend>().cloned();
                 self.status = Some(response.status());
                 self.record_response(response);
             }
             Err(error) => {
-                self.backend = error.backend().cloned();
                 self.status = Some(error.status());
                 self.failed(error);
             }
@@ -92,11 +95,11 @@ impl ExchangeLog {
     fn record_backend(&self) {
         let status = self.status.map(|status| status.as_u16());
         self.span.record("http.response.status_code", status);
-        if let Some(backend) = &self.backend {
-            let origin = &backend.origin().0;
+        if let Some(backend) = self.backend.get() {
+            let origin = backend.origin();
             self.span.record("gen_ai.request.model", backend.model());
-            self.span.record("server.address", origin.host());
-            self.span.record("server.port", backend.origin().port());
+            self.span.record("server.address", origin.uri().host());
+            self.span.record("server.port", origin.port());
         }
     }
 
@@ -139,8 +142,9 @@ impl ExchangeLog {
         let _entered = self.span.enter();
         let millis = |period: Duration| period.as_secs_f64() * 1e3;
         let cause = error.and_then(std::error::Error::source);
+        let backend = self.backend.get();
         tracing::info!(
-            backend = self.backend.as_ref().map(Backend::name),
+            backend = backend.as_ref().map(Backend::name),
             status = self.status.map(|status| status.as_u16()),
             head_ms = self.head.map(millis),
             total_ms = millis(self.started.elapsed()),

@@ -14,6 +14,7 @@ use super::{
     future::ResponseFuture,
     health,
     layer::{Edge, Stack},
+    log::ExchangeLog,
 };
 use crate::{
     backend::Backend,
@@ -67,13 +68,17 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match endpoint::classify(request.uri().path()) {
             Ours::Yes => {
-                let request = request.map(|body| {
+                let mut request = request.map(|body| {
                     RequestBody::new(body)
                         .with_max_bytes(self.edge.max_body_bytes)
                         .with_idle_timeout(self.edge.idle_timeout)
                 });
+                let log = ExchangeLog::start();
+                if let Some(log) = &log {
+                    request.extensions_mut().insert(log.last_tried());
+                }
                 let exchange = self.stack.clone().oneshot(request);
-                ResponseFuture::ours(exchange, self.edge.total_timeout)
+                ResponseFuture::ours(exchange, self.edge.total_timeout, log)
             }
             Ours::DotSegments => {
                 ResponseFuture::answer(Error::new(Kind::DotSegments).to_response())

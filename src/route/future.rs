@@ -10,7 +10,7 @@ use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{Candidates, Routes};
+use super::{Candidates, LastTried, Routes};
 use crate::{
     backend::Backend,
     body::{Hold, RequestBody},
@@ -98,6 +98,9 @@ where
     S: Service<Request<RequestBody>>,
 {
     fn trying(mut request: Request<RequestBody>, backend: Backend, service: S) -> Self {
+        if let Some(last_tried) = request.extensions().get::<LastTried>() {
+            last_tried.set(&backend);
+        }
         request.extensions_mut().insert(backend.clone());
         State::Trying {
             attempt: service.oneshot(request),

@@ -37,7 +37,7 @@ mod future;
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -152,6 +152,21 @@ where
 impl<S> fmt::Debug for BackendRoute<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BackendRoute").finish_non_exhaustive()
+    }
+}
+
+/// Tells whoever put it into a request's extensions which backend was tried last.
+#[derive(Clone, Default)]
+pub(crate) struct LastTried(Arc<Mutex<Option<Backend>>>);
+
+impl LastTried {
+    fn set(&self, backend: &Backend) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend.clone());
+    }
+
+    pub(crate) fn get(&self) -> Option<Backend> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
     }
 }
 
