@@ -4,6 +4,9 @@
 //! below read what concerns them (model, timeouts, where to send). It travels back with the
 //! response, so that other middleware can tell who answered.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt,
     sync::{

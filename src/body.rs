@@ -15,6 +15,9 @@
 //! # }
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     any::Any,
     fmt,
@@ -130,6 +133,13 @@ impl RequestBody {
     pub(crate) fn watched_by(mut self, progress: Arc<Progress>) -> Self {
         self.progress = Some(progress);
         self
+    }
+
+    /// Tells the response-head clock whether a connection is waited for.
+    pub(crate) fn note_connecting(&self, is_connecting: bool) {
+        if let Some(progress) = &self.progress {
+            progress.note(is_connecting);
+        }
     }
 
     /// Whether its announced length is over the limit, which can be told before it is read.

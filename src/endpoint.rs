@@ -1,7 +1,9 @@
-//! Which paths are the proxy's: `/chat/completions`, what lies below it, and the same under `/v1`.
+//! Which paths are the proxy's: `/chat/completions` below one of its prefixes, and what lies below
+//! that.
+
+use std::sync::Arc;
 
 const ENDPOINT: &str = "/chat/completions";
-const VERSION_PREFIX: &str = "/v1";
 
 /// What the proxy makes of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,31 +17,52 @@ pub(crate) enum Ours {
     DotSegments,
 }
 
-pub(crate) fn classify(path: &str) -> Ours {
-    let unversioned = path.strip_prefix(VERSION_PREFIX).unwrap_or(path);
-    let ours = starts_with_endpoint(unversioned);
-    // A path that reaches the endpoint through dot segments is refused too, not handed on.
-    if (ours || path.contains(ENDPOINT)) && has_dot_segment(path) {
-        Ours::DotSegments
-    } else if ours {
-        Ours::Yes
-    } else {
-        Ours::No
+/// Where the endpoint is mounted: the paths in front of it, without trailing slashes.
+#[derive(Clone)]
+pub(crate) struct Prefixes(Arc<[Box<str>]>);
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Self::new(["", "/v1"])
+    }
+}
+
+impl Prefixes {
+    pub(crate) fn new<P: AsRef<str>>(prefixes: impl IntoIterator<Item = P>) -> Self {
+        let normal = |prefix: P| {
+            let prefix = prefix.as_ref().trim_matches('/');
+            let slash = if prefix.is_empty() { "" } else { "/" };
+            format!("{slash}{prefix}").into()
+        };
+        Self(prefixes.into_iter().map(normal).collect())
+    }
+
+    pub(crate) fn classify(&self, path: &str) -> Ours {
+        let mut prefixes = self.0.iter();
+        let ours = prefixes.any(|prefix| {
+            path.strip_prefix(&**prefix)
+                .and_then(|path| path.strip_prefix(ENDPOINT))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        // A path that reaches the endpoint through dot segments is refused too, not handed on.
+        if (ours || path.contains(ENDPOINT)) && has_dot_segment(path) {
+            Ours::DotSegments
+        } else if ours {
+            Ours::Yes
+        } else {
+            Ours::No
+        }
     }
 }
 
 /// The part of a path from the endpoint on, which is appended to a backend's base URL.
 pub(crate) fn within(path: &str) -> &str {
-    let unversioned = path.strip_prefix(VERSION_PREFIX).unwrap_or(path);
-    if unversioned.starts_with(ENDPOINT) {
-        return unversioned;
+    // The usual prefixes first: a search costs more.
+    let usual = path.strip_prefix("/v1").unwrap_or(path);
+    if usual.starts_with(ENDPOINT) {
+        return usual;
     }
     path.find(ENDPOINT).map_or(ENDPOINT, |start| &path[start..])
-}
-
-fn starts_with_endpoint(path: &str) -> bool {
-    path.strip_prefix(ENDPOINT)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a segment is `.` or `..`, in any spelling: dots and slashes may be percent-encoded,
@@ -83,6 +106,10 @@ fn hex(digit: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn classify(path: &str) -> Ours {
+        Prefixes::default().classify(path)
+    }
 
     #[test]
     fn the_endpoint_and_what_lies_below_it_is_ours() {
@@ -139,8 +166,24 @@ mod tests {
     }
 
     #[test]
+    fn prefixes_take_the_place_of_the_usual_ones() {
+        let prefixes = Prefixes::new(["/llm/", "openai/v1"]);
+        for (path, ours) in [
+            ("/llm/chat/completions", Ours::Yes),
+            ("/openai/v1/chat/completions/x", Ours::Yes),
+            ("/llm/../chat/completions", Ours::DotSegments),
+            ("/llm/v1/chat/completions", Ours::No),
+            ("/v1/chat/completions", Ours::No),
+            ("/chat/completions", Ours::No),
+        ] {
+            assert_eq!(prefixes.classify(path), ours, "{path}");
+        }
+    }
+
+    #[test]
     fn the_backend_gets_what_follows_the_prefix() {
         assert_eq!(within("/v1/chat/completions"), "/chat/completions");
         assert_eq!(within("/chat/completions/a/b"), "/chat/completions/a/b");
+        assert_eq!(within("/llm/chat/completions/a"), "/chat/completions/a");
     }
 }

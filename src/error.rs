@@ -16,10 +16,25 @@
 //! assert!(response.body().starts_with(br#"{"error":{"message":"#));
 //! ```
 //!
+//! Limits of an application's own can answer in the same form, so that OpenAI's SDKs raise the
+//! error they would for the API's:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use tower_openai_proxy::Error;
+//!
+//! let wait = Duration::from_millis(1500);
+//! let response = Error::too_many_requests().with_retry_after(wait).to_response();
+//!
+//! assert_eq!(response.status(), 429);
+//! assert_eq!(response.headers()["retry-after"], "2");
+//! ```
+//!
 //! [OpenAI API's errors]: https://platform.openai.com/docs/guides/error-codes
 //! [RFC 9209]: https://www.rfc-editor.org/rfc/rfc9209
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -40,6 +55,7 @@ struct Inner {
     kind: Kind,
     backend: Option<Backend>,
     source: Option<BoxError>,
+    retry_after: Option<Duration>,
 }
 
 /// What went wrong. The order is that of an exchange.
@@ -50,9 +66,12 @@ pub(crate) enum Kind {
     NoCredentials,
     UnknownBackend,
     NoBackend,
+    Overloaded,
+    TooManyRequests,
     BodyTooLarge,
     BodyBroken,
     BodySilent,
+    BodyCoded,
     BodyEncoded,
     NotAJsonObject,
     Refused,
@@ -67,6 +86,7 @@ pub(crate) enum Kind {
     TotalTimeout,
     BrokeOff,
     BackendSilent,
+    Draining,
     Foreign,
 }
 
@@ -74,13 +94,15 @@ impl Kind {
     /// The status code and the RFC 9209 error type (section 2.3) that a client gets.
     fn answer(self) -> (StatusCode, &'static str) {
         match self {
-            Kind::NotFound | Kind::UnknownBackend => {
+            Kind::NotFound | Kind::UnknownBackend | Kind::NoBackend => {
                 (StatusCode::NOT_FOUND, "destination_not_found")
             }
-            Kind::DotSegments | Kind::NotAJsonObject | Kind::BodyBroken => {
+            Kind::DotSegments | Kind::NotAJsonObject | Kind::BodyBroken | Kind::BodyCoded => {
                 (StatusCode::BAD_REQUEST, "http_request_error")
             }
             Kind::NoCredentials => (StatusCode::UNAUTHORIZED, "http_request_denied"),
+            Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable"),
+            Kind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "http_request_denied"),
             Kind::BodySilent => (StatusCode::REQUEST_TIMEOUT, "http_request_error"),
             Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "http_request_error"),
             Kind::BodyEncoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "http_request_error"),
@@ -97,9 +119,8 @@ impl Kind {
                 (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
             }
             Kind::BackendSilent => (StatusCode::GATEWAY_TIMEOUT, "connection_read_timeout"),
-            Kind::NoBackend | Kind::Foreign => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "proxy_internal_error")
-            }
+            Kind::Draining => (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable"),
+            Kind::Foreign => (StatusCode::INTERNAL_SERVER_ERROR, "proxy_internal_error"),
         }
     }
 
@@ -116,10 +137,13 @@ impl Kind {
             Kind::UnknownBackend => {
                 "`X-Proxy-Backend` names no backend of this proxy; send one of its names, or leave the field out."
             }
-            Kind::NoBackend => "No backend was chosen for this request.",
+            Kind::NoBackend => "No backend of this proxy takes this request.",
+            Kind::Overloaded => "Too many requests are being served; try again later.",
+            Kind::TooManyRequests => "Too many requests have come; try again later.",
             Kind::BodyTooLarge => "The request's body is larger than this proxy accepts.",
             Kind::BodyBroken => "The request's body could not be read to its end.",
             Kind::BodySilent => "The request's body did not arrive in time.",
+            Kind::BodyCoded => "The request's body must have no transfer coding but `chunked`.",
             Kind::BodyEncoded => {
                 "The proxy replaces the model, so the request's body must come without `Content-Encoding`."
             }
@@ -137,6 +161,7 @@ impl Kind {
             Kind::TotalTimeout => "The exchange took longer than this proxy allows.",
             Kind::BrokeOff => "The response was broken off by {}.",
             Kind::BackendSilent => "The response of {} fell silent.",
+            Kind::Draining => "This proxy is shutting down; please send the request again.",
             Kind::Foreign => "The request failed inside the proxy.",
         }
     }
@@ -148,6 +173,7 @@ impl Error {
             kind,
             backend: None,
             source: None,
+            retry_after: None,
         }))
     }
 
@@ -173,6 +199,35 @@ impl Error {
     /// The error for a path that nothing answers: 404, `destination_not_found`.
     pub fn not_found() -> Self {
         Self::new(Kind::NotFound)
+    }
+
+    /// The error for a limit on what is served at a time: 503, `destination_unavailable`.
+    ///
+    /// Below [`BackendRoute`](crate::BackendRoute) it says that this backend was not asked, so the
+    /// next one is tried.
+    pub fn overloaded() -> Self {
+        Self::new(Kind::Overloaded)
+    }
+
+    /// The error for a limit on what comes in a time: 429, `http_request_denied`.
+    ///
+    /// Below [`BackendRoute`](crate::BackendRoute) it says that this backend was not asked, so the
+    /// next one is tried.
+    pub fn too_many_requests() -> Self {
+        Self::new(Kind::TooManyRequests)
+    }
+
+    /// Tells the client when to try again: `Retry-After`, in whole seconds, rounded up.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
+    /// The error of a proxy that is shutting down: 503, `destination_unavailable`, with
+    /// `Connection: close`.
+    pub fn draining() -> Self {
+        Self::new(Kind::Draining)
     }
 
     /// The status code of [`to_response`](Self::to_response).
@@ -201,6 +256,11 @@ impl Error {
                 | Kind::TlsProtocol
                 | Kind::ConnectTimeout
         )
+    }
+
+    /// Nothing of the request was sent, so another backend may be tried.
+    pub(crate) fn was_not_sent(&self) -> bool {
+        self.is_connect() || matches!(self.0.kind, Kind::Overloaded | Kind::TooManyRequests)
     }
 
     /// A clock ran out: connecting, the response's head, a silence, or the whole exchange.
@@ -268,8 +328,17 @@ impl Error {
         if let Ok(value) = HeaderValue::try_from(format!("tower-openai-proxy; error={code}")) {
             headers.insert(PROXY_STATUS, value);
         }
+        if self.0.kind == Kind::Draining {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.0.retry_after {
+            let seconds = wait
+                .as_secs()
+                .saturating_add(u64::from(wait.subsec_nanos() > 0));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

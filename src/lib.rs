@@ -76,6 +76,11 @@ pub use crate::{
     forward::Forward,
     model::{ModelOverride, ModelOverrideLayer},
     proxy::{OpenAiProxy, OpenAiProxyLayer},
-    route::{BackendRoute, BackendRouteLayer},
+    route::{BackendRoute, BackendRouteLayer, Rule},
     timeout::{Timeout, TimeoutLayer},
 };
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

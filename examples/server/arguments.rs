@@ -1,4 +1,11 @@
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+    thread,
+    time::Duration,
+};
 
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -13,7 +20,10 @@ Usage: server [OPTIONS]
                       else one backend, LLM1, at OpenAI
       --listen ADDR   where to listen; default: 127.0.0.1:8000, port 0 takes a free one
       --demo          answer by an embedded stand-in for the OpenAI API, without a key or a network
+      --watch         reload the configuration when the file changes; SIGHUP always does
       --workers N     threads that serve, each with its own connections; default: the cores
+      --drain-timeout SECONDS
+                      what exchanges in flight get after SIGTERM or SIGINT; default: 30
   -h, --help          print this
   -V, --version       print the version
 
@@ -27,19 +37,27 @@ demo-break (breaks off), demo-silent (falls silent).";
 
 const DEFAULT_CONFIG: &str = "config.json";
 
+/// So that it can be added to any time.
+const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What the command line says.
 pub(crate) struct Arguments {
+    /// None: the built-in default, as there was no file at the start.
     config: Option<PathBuf>,
+    watch: bool,
     pub(crate) listen: SocketAddr,
     pub(crate) demo: bool,
     pub(crate) workers: NonZeroUsize,
+    pub(crate) drain_timeout: Duration,
 }
 
 impl Arguments {
     /// None where the question was answered already (`--help`, `--version`).
     pub(crate) fn parse() -> Result<Option<Self>, lexopt::Error> {
         let mut arguments = Self {
-            config: None,
+            config: Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()),
+            watch: false,
+            drain_timeout: Duration::from_secs(30),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             demo: false,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -48,9 +66,23 @@ impl Arguments {
         while let Some(argument) = parser.next()? {
             match argument {
                 Arg::Long("config") => arguments.config = Some(parser.value()?.into()),
-                Arg::Long("listen") => arguments.listen = parser.value()?.parse()?,
+                Arg::Long("listen") => {
+                    let allowed = "an IP address and a port, such as 127.0.0.1:8000";
+                    arguments.listen = value(&mut parser, "--listen", allowed)?;
+                }
                 Arg::Long("demo") => arguments.demo = true,
-                Arg::Long("workers") => arguments.workers = parser.value()?.parse()?,
+                Arg::Long("watch") => arguments.watch = true,
+                Arg::Long("drain-timeout") => {
+                    let allowed = "a number of seconds, 0 or more";
+                    let seconds = value(&mut parser, "--drain-timeout", allowed)?;
+                    arguments.drain_timeout = Duration::try_from_secs_f64(seconds)
+                        .map_err(|_| format!("`--drain-timeout` must be {allowed}"))?
+                        .min(MAX_DRAIN_TIMEOUT);
+                }
+                Arg::Long("workers") => {
+                    let allowed = "a whole number, 1 or more";
+                    arguments.workers = value(&mut parser, "--workers", allowed)?;
+                }
                 Arg::Short('h') | Arg::Long("help") => {
                     println!("{HELP}");
                     return Ok(None);
@@ -68,8 +100,19 @@ impl Arguments {
     pub(crate) fn config(&self) -> Result<Config, ConfigError> {
         match &self.config {
             Some(path) => Config::from_path(path),
-            None if PathBuf::from(DEFAULT_CONFIG).exists() => Config::from_path(DEFAULT_CONFIG),
             None => Ok(Config::default()),
         }
     }
+
+    /// The file that is to be watched.
+    pub(crate) fn watched(&self) -> Option<&Path> {
+        self.config.as_deref().filter(|_| self.watch)
+    }
+}
+
+/// The value of an option, or what it must be.
+fn value<T: FromStr>(parser: &mut Parser, option: &str, allowed: &str) -> Result<T, lexopt::Error> {
+    let value = parser.value()?.string()?;
+    let parsed = value.parse();
+    parsed.map_err(|_| format!("`{option} {value}`: it must be {allowed}").into())
 }

@@ -1,10 +1,15 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -19,16 +24,30 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A close with unread data in the socket makes the kernel reset the connection, and the client
 /// may lose a response that came before it had sent all of its request, such as a 413. So the
 /// sending side is closed first, and what still comes is read for a while.
+///
+/// One that is dropped without that was broken off. In HTTP/1.0 the end of the connection may be
+/// the end of the response, so there a reset is sent instead, which is no proper end.
 pub(crate) struct Linger {
     stream: TcpStream,
     deadline: Option<Pin<Box<Sleep>>>,
+    is_http_1_0: Arc<AtomicBool>,
 }
 
 impl Linger {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    /// The flag is looked at when the connection is dropped.
+    pub(crate) fn new(stream: TcpStream, is_http_1_0: Arc<AtomicBool>) -> Self {
         Self {
             stream,
             deadline: None,
+            is_http_1_0,
+        }
+    }
+}
+
+impl Drop for Linger {
+    fn drop(&mut self) {
+        if self.deadline.is_none() && self.is_http_1_0.load(Ordering::Relaxed) {
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }

@@ -40,9 +40,9 @@ static BUFFER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 /// Begins to log what `RUST_LOG` asks for.
 pub(crate) fn start() {
     let wanted = std::env::var("RUST_LOG").ok();
-    let parsed = wanted.as_deref().map(str::parse::<Targets>);
+    let wanted = wanted.filter(|wanted| !wanted.is_empty());
     let info = Targets::new().with_default(Level::INFO);
-    let (targets, mistake) = match parsed {
+    let (targets, mistake) = match wanted.as_deref().map(parse) {
         None => (info, None),
         Some(Ok(targets)) => (targets, None),
         Some(Err(error)) => (info, Some(error)),
@@ -79,12 +79,23 @@ pub(crate) fn start() {
     }
 }
 
+/// What a value of `RUST_LOG` asks for. A word that is no level would be taken for a target, and a
+/// misspelt level silence everything.
+fn parse(wanted: &str) -> Result<Targets, Box<dyn std::error::Error>> {
+    let targets: Targets = wanted.parse()?;
+    if targets.default_level().is_none() && !targets.iter().any(|(target, _)| is_own(target)) {
+        return Err("neither a level nor a target of this server".into());
+    }
+    Ok(targets)
+}
+
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
-    let target = metadata.target();
-    *metadata.level() <= Level::INFO
-        || OWN_TARGETS
-            .iter()
-            .any(|own| target.split("::").next() == Some(own))
+    *metadata.level() <= Level::INFO || is_own(metadata.target())
+}
+
+fn is_own(target: &str) -> bool {
+    let root = target.split("::").next();
+    OWN_TARGETS.iter().any(|own| root == Some(own))
 }
 
 /// Writes out what has been logged so far.

@@ -12,18 +12,26 @@
 //! nothing is shared or locked on the way of a request.
 
 mod arguments;
+mod control;
 mod demo;
 mod linger;
 mod listen;
 mod log;
 mod serve;
+mod timer;
 
 use std::{io, net::SocketAddr, process::ExitCode, thread};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+};
 use tower_openai_proxy::{Config, ConfigError, OpenAiProxyLayer};
 
-use self::arguments::Arguments;
+use self::{
+    arguments::Arguments,
+    control::{Signals, Source, Watched},
+};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse() {
@@ -34,15 +42,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let config = match arguments.config() {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
+    // Before anything is started.
+    if let Err(error) = arguments.config() {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
     log::start();
-    let result = run(&arguments, config);
+    let result = run(&arguments);
     log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,12 +59,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, mut config: Config) -> Result<(), Box<dyn std::error::Error>> {
-    if arguments.demo {
-        let url = format!("http://{}/v1", start_demo()?);
-        config = config.with_backend_urls(&url)?;
-    }
-    let layer = OpenAiProxyLayer::from_config(config).with_health();
+fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let source = Source {
+        arguments,
+        demo_url: match arguments.demo {
+            true => Some(format!("http://{}/v1", start_demo()?)),
+            false => None,
+        },
+    };
+    // Before it is read, so that no change is missed.
+    let watched = Watched::new(arguments.watched());
+    let layer = OpenAiProxyLayer::from_config(source.load()?).with_health("/health");
     let listeners = listen::bind(arguments.listen, arguments.workers).map_err(|error| {
         io::Error::new(
             error.kind(),
@@ -67,16 +78,19 @@ fn run(arguments: &Arguments, mut config: Config) -> Result<(), Box<dyn std::err
     })?;
     let address = listeners[0].local_addr()?;
 
-    let mut workers = Vec::new();
+    let (draining, receiver) = watch::channel(false);
     for listener in listeners {
-        let (runtime, layer) = (runtime()?, layer.with_own_connections());
+        let (layer, draining) = (layer.with_own_connections(), receiver.clone());
+        let runtime = runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
-        workers.push(worker.spawn(move || runtime.block_on(serve::accept(listener, layer)))?);
+        worker.spawn(move || runtime.block_on(serve::accept(listener, layer, draining)))?;
     }
+    drop(receiver);
+    let runtime = runtime()?;
+    // Before anybody can know that there is a server to signal to.
+    let signals = runtime.block_on(async { Signals::new() })?;
     println!("listening on http://{address}");
-    for worker in workers {
-        worker.join().map_err(|_| "a worker ended by a panic")??;
-    }
+    runtime.block_on(control::run(&source, &layer, signals, watched, draining));
     Ok(())
 }
 

@@ -22,7 +22,9 @@ use tokio::{
 use tower::{Service, ServiceExt, util::MapErr};
 
 #[cfg(feature = "native-tls")]
-use {hyper_util::rt::TokioIo, std::sync::OnceLock};
+use {
+    super::watched::Watched, hyper_util::rt::TokioIo, std::sync::OnceLock, tower::util::MapResponse,
+};
 
 use crate::{
     backend::Origin,
@@ -33,7 +35,11 @@ type Resolver = MapErr<GaiResolver, fn(io::Error) -> DnsError>;
 type Tcp = HttpConnector<Resolver>;
 
 #[cfg(feature = "native-tls")]
-type Tls = hyper_tls::HttpsConnector<Tcp>;
+type Watch = fn(TokioIo<TcpStream>) -> TokioIo<Watched>;
+#[cfg(feature = "native-tls")]
+type Tls = hyper_tls::HttpsConnector<MapResponse<Tcp, Watch>>;
+#[cfg(feature = "native-tls")]
+type TlsStream = hyper_tls::TlsStream<TokioIo<TokioIo<Watched>>>;
 
 /// Connects to the origins of backends.
 pub(crate) struct Connector {
@@ -70,7 +76,8 @@ impl Connector {
     fn tls(&self) -> &Result<Tls, hyper_tls::native_tls::Error> {
         self.tls.get_or_init(|| {
             let tls = hyper_tls::native_tls::TlsConnector::new()?;
-            Ok((self.tcp.clone(), tls.into()).into())
+            let watch: Watch = |tcp| TokioIo::new(Watched::new(tcp.into_inner()));
+            Ok((self.tcp.clone().map_response(watch), tls.into()).into())
         })
     }
 
@@ -140,7 +147,9 @@ impl Future for Attempt {
             }
             #[cfg(feature = "native-tls")]
             AttemptProj::Tls { future } => match ready!(future.poll(cx))? {
-                hyper_tls::MaybeHttpsStream::Http(tcp) => Ok(Stream::Tcp(tcp.into_inner())),
+                hyper_tls::MaybeHttpsStream::Http(tcp) => {
+                    Ok(Stream::Tcp(tcp.into_inner().into_tcp()))
+                }
                 hyper_tls::MaybeHttpsStream::Https(tls) => {
                     Ok(Stream::Tls(Box::new(tls.into_inner())))
                 }
@@ -172,9 +181,9 @@ fn classify(error: BoxError) -> Error {
         }
         #[cfg(feature = "native-tls")]
         if let Some(tls) = cause.downcast_ref::<hyper_tls::native_tls::Error>() {
-            // The libraries below give no more than a text.
-            let is_certificate = tls.to_string().to_lowercase().contains("certificate");
-            kind = match is_certificate {
+            // The libraries below give no more than a text. An alert is what the backend says.
+            let text = tls.to_string().to_lowercase();
+            kind = match text.contains("certificate") && !text.contains("alert") {
                 true => Kind::TlsCertificate,
                 false => Kind::TlsProtocol,
             };
@@ -208,7 +217,7 @@ impl StdError for DnsError {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(feature = "native-tls")]
-    Tls(Box<hyper_tls::TlsStream<TokioIo<TokioIo<TcpStream>>>>),
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -216,7 +225,7 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp,
             #[cfg(feature = "native-tls")]
-            Self::Tls(tls) => tls.get_ref().get_ref().get_ref().inner().inner(),
+            Self::Tls(tls) => below(tls).tcp(),
         }
     }
 
@@ -237,6 +246,11 @@ impl Stream {
     }
 }
 
+#[cfg(feature = "native-tls")]
+fn below(tls: &TlsStream) -> &Watched {
+    tls.get_ref().get_ref().get_ref().inner().inner()
+}
+
 /// Calls a method of whichever stream it is.
 macro_rules! delegate {
     ($self:ident, $method:ident, $($argument:expr),*) => {
@@ -254,7 +268,19 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        delegate!(self, poll_read, cx, buffer)
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            #[cfg(feature = "native-tls")]
+            Self::Tls(tls) => {
+                let room = buffer.remaining();
+                ready!(Pin::new(&mut *tls).poll_read(cx, buffer))?;
+                let is_end = buffer.remaining() == room;
+                Poll::Ready(match is_end && below(tls).is_cut() {
+                    true => Err(io::ErrorKind::UnexpectedEof.into()),
+                    false => Ok(()),
+                })
+            }
+        }
     }
 }
 

@@ -48,6 +48,7 @@ impl ResponseFuture {
         backend: Backend,
         pool: Arc<Pool>,
     ) -> Self {
+        request.body().note_connecting(true);
         Self {
             state: State::Connecting(Box::new(Waiting {
                 request,
@@ -65,6 +66,7 @@ impl ResponseFuture {
         pool: Arc<Pool>,
     ) -> Self {
         let (parts, body) = request.into_parts();
+        body.note_connecting(false);
         let mut head = Vec::with_capacity(HEAD_CAPACITY);
         let framing = encode_head(&parts, &body.size_hint(), &backend, &mut head);
         let to_head = parts.method == Method::HEAD;

@@ -43,6 +43,12 @@ impl<'a> Nominated<'a> {
     }
 }
 
+/// Whether a request is in a transfer coding besides `chunked`, which alone has been undone.
+pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
 /// Whether a `TE` value asks for trailers, the one of its values that is passed on.
 pub(crate) fn asks_for_trailers(te: &HeaderValue) -> bool {
     te.as_bytes().split(|&byte| byte == b',').any(|coding| {

@@ -33,6 +33,8 @@ mod future;
 mod headers;
 mod http1;
 mod pool;
+#[cfg(feature = "native-tls")]
+mod watched;
 
 use std::{
     fmt,
@@ -116,6 +118,9 @@ where
         let Some(backend) = request.extensions_mut().remove::<Backend>() else {
             return ResponseFuture::failed(Error::new(Kind::NoBackend));
         };
+        if headers::is_coded(request.headers()) {
+            return ResponseFuture::failed(Error::new(Kind::BodyCoded));
+        }
         let request = request.map(RequestBody::new);
         if let Some(stream) = self.pool.take(backend.origin()) {
             return ResponseFuture::send(request, stream, backend, self.pool.clone());

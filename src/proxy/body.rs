@@ -34,6 +34,8 @@ pin_project! {
             body: TimeoutBody<P>,
             total: Option<Pin<Box<Sleep>>>,
             log: Option<Box<ExchangeLog>>,
+            // Why the body breaks off, if it does.
+            broken: Option<Error>,
         },
         Own { body: Bytes },
     }
@@ -67,7 +69,12 @@ where
             log.complete();
         }
         Self {
-            kind: Kinds::Proxied { body, total, log },
+            kind: Kinds::Proxied {
+                body,
+                total,
+                log,
+                broken: None,
+            },
         }
     }
 }
@@ -92,23 +99,35 @@ where
                 mut body,
                 total,
                 log,
+                broken,
             } => {
+                if let Some(error) = broken.take() {
+                    return Poll::Ready(Some(Err(error.into())));
+                }
                 let entered = log.as_ref().map(|log| log.enter());
-                let frame = match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(frame) => frame,
-                    Poll::Pending => {
-                        let Some(total) = total else {
-                            return Poll::Pending;
-                        };
-                        ready!(total.as_mut().poll(cx));
-                        Some(Err(Error::new(Kind::TotalTimeout)))
-                    }
+                // This clock comes first: a body may have a piece ready whenever it is asked.
+                let is_over = total
+                    .as_mut()
+                    .is_some_and(|total| total.as_mut().poll(cx).is_ready());
+                let frame = match is_over {
+                    true => Some(Err(Error::new(Kind::TotalTimeout))),
+                    false => ready!(body.as_mut().poll_frame(cx)),
                 };
                 drop(entered);
                 if let Some(log) = log {
                     log.frame(&frame, body.is_end_stream());
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+                Poll::Ready(match frame {
+                    Some(Ok(frame)) => Some(Ok(frame)),
+                    Some(Err(error)) => {
+                        // A server drops what it hasn't sent yet together with a body that fails,
+                        // so it is given the time to send what came before.
+                        *broken = Some(error);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    None => None,
+                })
             }
             KindsProj::Own { body } => {
                 let data = Some(std::mem::take(body)).filter(|data| !data.is_empty());
@@ -120,7 +139,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kinds::Wrapped { body } => body.is_end_stream(),
-            Kinds::Proxied { body, .. } => body.is_end_stream(),
+            Kinds::Proxied { body, broken, .. } => broken.is_none() && body.is_end_stream(),
             Kinds::Own { body } => body.is_empty(),
         }
     }
@@ -131,6 +150,13 @@ where
             Kinds::Proxied { body, .. } => body.size_hint(),
             Kinds::Own { body } => SizeHint::with_exact(body.len() as u64),
         }
+    }
+}
+
+impl<W, P> Default for ResponseBody<W, P> {
+    /// An empty body, which some middleware puts in the place of another.
+    fn default() -> Self {
+        Self::own(Bytes::new())
     }
 }
 

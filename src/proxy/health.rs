@@ -1,15 +1,19 @@
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use crate::backend::Backend;
 
-pub(super) fn is_asked<B>(request: &Request<B>) -> bool {
-    request.uri().path() == "/health"
+pub(super) fn is_asked<B>(request: &Request<B>, path: Option<&str>) -> bool {
+    path == Some(request.uri().path())
         && (request.method() == Method::GET || request.method() == Method::HEAD)
 }
 
 /// The state of the proxy and of each backend. No backend is asked; no address is told.
-pub(super) fn response(backends: &[Backend]) -> Response<Bytes> {
+pub(super) fn response(backends: &[Backend], is_draining: bool) -> Response<Bytes> {
+    let (code, status) = match is_draining {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        false => (StatusCode::OK, "ok"),
+    };
     let backends: Vec<_> = backends
         .iter()
         .map(|backend| {
@@ -22,11 +26,12 @@ pub(super) fn response(backends: &[Backend]) -> Response<Bytes> {
         })
         .collect();
     let body = format!(
-        r#"{{"status":"ok","version":"{}","backends":[{}]}}"#,
+        r#"{{"status":"{status}","version":"{}","backends":[{}]}}"#,
         env!("CARGO_PKG_VERSION"),
         backends.join(","),
     );
     let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = code;
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),

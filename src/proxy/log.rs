@@ -69,37 +69,34 @@ impl ExchangeLog {
     /// The response's head has come, or the error that takes its place.
     pub(super) fn head<B>(&mut self, result: &Result<Response<B>, Error>) {
         self.head = Some(self.started.elapsed());
-        match result {
-            Ok(response) => {
-                self.status = Some(response.status());
-                self.record_response(response);
-            }
-            Err(error) => {
-                self.status = Some(error.status());
-                self.failed(error);
-            }
+        self.status = Some(match result {
+            Ok(response) => response.status(),
+            Err(error) => error.status(),
+        });
+        if !self.span.is_disabled() {
+            self.record(result.as_ref().ok());
+        }
+        if let Err(error) = result {
+            self.failed(error);
         }
     }
 
-    fn record_response<B>(&self, response: &Response<B>) {
-        if self.span.is_disabled() {
-            return;
-        }
-        self.record_backend();
-        let content_type = response.headers().get(header::CONTENT_TYPE);
-        let is_stream =
-            content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        self.span.record("gen_ai.request.stream", is_stream);
-    }
-
-    fn record_backend(&self) {
+    fn record<B>(&self, response: Option<&Response<B>>) {
         let status = self.status.map(|status| status.as_u16());
         self.span.record("http.response.status_code", status);
         if let Some(backend) = self.backend.get() {
             let origin = backend.origin();
-            self.span.record("gen_ai.request.model", backend.model());
+            if let Some(model) = backend.model() {
+                self.span.record("gen_ai.request.model", model);
+            }
             self.span.record("server.address", origin.uri().host());
             self.span.record("server.port", origin.port());
+        }
+        if let Some(response) = response {
+            let content_type = response.headers().get(header::CONTENT_TYPE);
+            let is_stream =
+                content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+            self.span.record("gen_ai.request.stream", is_stream);
         }
     }
 
@@ -128,10 +125,7 @@ impl ExchangeLog {
     }
 
     fn failed(&mut self, error: &Error) {
-        if !self.span.is_disabled() {
-            self.record_backend();
-            self.span.record("error.type", error.code());
-        }
+        self.span.record("error.type", error.code());
         self.end(error.outcome(), Some(error));
     }
 

@@ -35,6 +35,8 @@ mod health;
 mod layer;
 mod log;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     body::ResponseBody, future::ResponseFuture, layer::OpenAiProxyLayer, service::OpenAiProxy,

@@ -13,13 +13,12 @@ use super::{
     body::ResponseBody,
     future::ResponseFuture,
     health,
-    layer::{Edge, Stack},
+    layer::{Settings, Shared, Stack},
     log::ExchangeLog,
 };
 use crate::{
-    backend::Backend,
     body::RequestBody,
-    endpoint::{self, Ours},
+    endpoint::Ours,
     error::{BoxError, Error, Kind},
     forward::Forward,
 };
@@ -31,19 +30,27 @@ use crate::{
 #[derive(Clone)]
 pub struct OpenAiProxy<S, F = Forward> {
     inner: S,
-    stack: Stack<F>,
-    edge: Edge,
-    backends: Arc<[Backend]>,
+    shared: Arc<Shared>,
+    /// Those that were current when this service was last called.
+    settings: Arc<Settings>,
+    forward: F,
 }
 
 impl<S, F> OpenAiProxy<S, F> {
-    pub(super) fn new(inner: S, stack: Stack<F>, edge: Edge, backends: Arc<[Backend]>) -> Self {
+    pub(super) fn new(inner: S, shared: Arc<Shared>, forward: F) -> Self {
         Self {
             inner,
-            stack,
-            edge,
-            backends,
+            settings: shared.current(),
+            shared,
+            forward,
         }
+    }
+
+    fn settings(&mut self) -> &Settings {
+        if self.shared.is_outdated(&self.settings) {
+            self.settings = self.shared.current();
+        }
+        &self.settings
     }
 }
 
@@ -66,25 +73,33 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match endpoint::classify(request.uri().path()) {
+        let mount = self.shared.mount();
+        match mount.prefixes.classify(request.uri().path()) {
+            Ours::Yes if self.shared.is_draining() => {
+                ResponseFuture::answer(Error::draining().to_response())
+            }
             Ours::Yes => {
+                let forward = self.forward.clone();
+                let settings = self.settings();
                 let mut request = request.map(|body| {
                     RequestBody::new(body)
-                        .with_max_bytes(self.edge.max_body_bytes)
-                        .with_idle_timeout(self.edge.idle_timeout)
+                        .with_max_bytes(settings.max_body_bytes)
+                        .with_idle_timeout(settings.idle_timeout)
                 });
                 let log = ExchangeLog::start();
                 if let Some(log) = &log {
                     request.extensions_mut().insert(log.last_tried());
                 }
-                let exchange = self.stack.clone().oneshot(request);
-                ResponseFuture::ours(exchange, self.edge.total_timeout, log)
+                let exchange = settings.stack(forward).oneshot(request);
+                ResponseFuture::ours(exchange, settings.total_timeout, log)
             }
             Ours::DotSegments => {
                 ResponseFuture::answer(Error::new(Kind::DotSegments).to_response())
             }
-            Ours::No if self.edge.answers_health && health::is_asked(&request) => {
-                ResponseFuture::answer(health::response(&self.backends))
+            Ours::No if health::is_asked(&request, mount.health_path.as_deref()) => {
+                let is_draining = self.shared.is_draining();
+                let backends = self.settings().backends();
+                ResponseFuture::answer(health::response(&backends, is_draining))
             }
             Ours::No => ResponseFuture::wrapped(self.inner.call(request)),
         }
@@ -94,7 +109,7 @@ where
 impl<S, F> fmt::Debug for OpenAiProxy<S, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenAiProxy")
-            .field("backends", &self.backends)
+            .field("backends", &self.settings.backends())
             .finish_non_exhaustive()
     }
 }

@@ -34,6 +34,8 @@
 //! ```
 
 mod future;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,
@@ -42,7 +44,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
@@ -63,9 +65,41 @@ pub struct BackendRouteLayer {
     routes: Arc<Routes>,
 }
 
-pub(crate) struct Routes {
+#[derive(Clone)]
+struct Routes {
     backends: Arc<[Backend]>,
-    failover_on: Box<[StatusCode]>,
+    failover_on: Arc<[StatusCode]>,
+    rule: Option<Arc<dyn Rule>>,
+}
+
+/// A rule for choosing backends: any function of a request's head and the configured backends that
+/// gives those to try, in the order of preference.
+///
+/// ```
+/// use http::request::Parts;
+/// use tower_openai_proxy::Backend;
+///
+/// /// Requests of the `batch` team go to the last backend, all others to any but that.
+/// fn by_team(request: &Parts, backends: &[Backend]) -> Vec<Backend> {
+///     let (last, others) = backends.split_last().expect("at least one is configured");
+///     match request.headers.get("x-team") {
+///         Some(team) if team == "batch" => vec![last.clone()],
+///         _ => others.to_vec(),
+///     }
+/// }
+/// ```
+pub trait Rule: Send + Sync + 'static {
+    /// The backends to try; none answers the request with 404.
+    fn candidates(&self, request: &Parts, backends: &[Backend]) -> Vec<Backend>;
+}
+
+impl<F> Rule for F
+where
+    F: Fn(&Parts, &[Backend]) -> Vec<Backend> + Send + Sync + 'static,
+{
+    fn candidates(&self, request: &Parts, backends: &[Backend]) -> Vec<Backend> {
+        self(request, backends)
+    }
 }
 
 impl BackendRouteLayer {
@@ -75,8 +109,26 @@ impl BackendRouteLayer {
             routes: Arc::new(Routes {
                 backends: Backend::all(config),
                 failover_on: config.settings.failover_on.as_slice().into(),
+                rule: None,
             }),
         }
+    }
+
+    /// Chooses by this rule in place of the configuration's order: by a header field, a path, a
+    /// weight.
+    ///
+    /// What it gives is tried in turn, as far as failing over goes, and those that are cooling down
+    /// come last. `X-Proxy-Backend` still picks a backend by its name.
+    #[must_use]
+    pub fn with_rule<R: Rule>(self, rule: R) -> Self {
+        self.with_shared_rule(Arc::new(rule))
+    }
+
+    pub(crate) fn with_shared_rule(mut self, rule: Arc<dyn Rule>) -> Self {
+        let mut routes = (*self.routes).clone();
+        routes.rule = Some(rule);
+        self.routes = Arc::new(routes);
+        self
     }
 
     pub(crate) fn shared_backends(&self) -> Arc<[Backend]> {
@@ -140,8 +192,10 @@ where
         if request.body().is_too_large() {
             return ResponseFuture::failed(Error::new(Kind::BodyTooLarge));
         }
-        match self.routes.candidates(request.headers()) {
+        let (parts, body) = request.into_parts();
+        match self.routes.candidates(&parts) {
             Ok(candidates) => {
+                let request = Request::from_parts(parts, body);
                 ResponseFuture::new(request, candidates, self.inner.clone(), self.routes.clone())
             }
             Err(error) => ResponseFuture::failed(error),
@@ -177,19 +231,23 @@ enum Candidates {
 }
 
 impl Routes {
-    fn candidates(&self, headers: &HeaderMap) -> Result<Candidates, Error> {
-        if let Some(name) = headers.get(X_PROXY_BACKEND) {
+    fn candidates(&self, request: &Parts) -> Result<Candidates, Error> {
+        if let Some(name) = request.headers.get(X_PROXY_BACKEND) {
             let mut backends = self.backends.iter();
             return backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())
                 .map(|backend| Candidates::One(backend.clone()))
                 .ok_or_else(|| Error::new(Kind::UnknownBackend));
         }
-        match &*self.backends {
+        let mut order = match (&self.rule, &*self.backends) {
+            (Some(rule), backends) => rule.candidates(request, backends),
+            (None, [only]) => return Ok(Candidates::One(only.clone())),
+            (None, several) => several.to_vec(),
+        };
+        match &*order {
             [] => Err(Error::new(Kind::NoBackend)),
             [only] => Ok(Candidates::One(only.clone())),
-            several => {
-                let mut order = several.to_vec();
+            _ => {
                 order.sort_by_cached_key(Backend::is_cooling_down);
                 Ok(Candidates::Several(order.into_iter()))
             }
@@ -203,7 +261,7 @@ impl Routes {
                 let failed = self.failover_on.contains(&response.status());
                 (failed, failed)
             }
-            Err(error) => (error.is_backend_failure(), error.is_connect()),
+            Err(error) => (error.is_backend_failure(), error.was_not_sent()),
         };
         if failed {
             backend.failed();

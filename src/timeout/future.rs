@@ -8,7 +8,7 @@ use std::{
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::{
     Progress, TimeoutBody,
@@ -67,10 +67,13 @@ where
                 Err(error) => Err(Error::from_service(error)),
             });
         }
-        let deadline = this.progress.as_deref().and_then(Progress::deadline);
-        let Some(deadline) = deadline else {
+        let Some(progress) = this.progress.as_deref() else {
             return Poll::Pending;
         };
+        // While the clock stands, it is looked at once a period: what sets it going again may
+        // happen on another task.
+        let deadline = progress.deadline();
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + progress.period);
         ready!(poll_deadline(this.timer, deadline, cx));
         let error = Error::new(Kind::ResponseTimeout);
         Poll::Ready(Err(match this.backend {

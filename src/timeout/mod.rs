@@ -1,8 +1,8 @@
 //! Two clocks: one until the response's head, one for silences in its body.
 //!
 //! The head clock starts when the request has been passed on whole, and anew with each piece of
-//! its body that is; while the client is waited for, it stands. A stream may last for ever, as
-//! long as it isn't silent for too long.
+//! its body that is; while the client or a connection to the backend is waited for, it stands: both
+//! have clocks of their own. A stream may last for ever, as long as it isn't silent for too long.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};
@@ -32,6 +32,8 @@
 mod body;
 mod clock;
 mod future;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{
@@ -156,8 +158,7 @@ where
 pub(crate) struct Progress {
     period: Duration,
     started: Instant,
-    /// Nanoseconds after `started` of the last piece, times two, plus one while the client is
-    /// waited for.
+    /// Nanoseconds after `started` of the last piece, times two, plus one while the clock stands.
     last: AtomicU64,
 }
 
@@ -170,18 +171,17 @@ impl Progress {
         }
     }
 
-    /// The request's body was asked for its next piece.
-    pub(crate) fn note(&self, client_is_waited_for: bool) {
+    /// The request has come further, or is held up by something other than the backend's answer.
+    pub(crate) fn note(&self, is_held_up: bool) {
         let nanos = self.started.elapsed().as_nanos() as u64;
-        let last = nanos << 1 | u64::from(client_is_waited_for);
+        let last = nanos << 1 | u64::from(is_held_up);
         self.last.store(last, Ordering::Relaxed);
     }
 
-    /// When the response's head must be there; none while the client is waited for.
+    /// When the response's head must be there; none while the request is held up.
     fn deadline(&self) -> Option<Instant> {
         let last = self.last.load(Ordering::Relaxed);
-        let client_is_waited_for = last & 1 == 1;
-        (!client_is_waited_for)
-            .then(|| self.started + Duration::from_nanos(last >> 1) + self.period)
+        let is_held_up = last & 1 == 1;
+        (!is_held_up).then(|| self.started + Duration::from_nanos(last >> 1) + self.period)
     }
 }

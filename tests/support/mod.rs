@@ -4,12 +4,14 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod http2;
+
 use std::{
     future::Future,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -19,8 +21,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Join, Sink, join, sink},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
     time::timeout,
 };
 
@@ -41,6 +43,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// What it printed on standard output: its first line.
     pub first_line: String,
+    stdout: BufReader<ChildStdout>,
     log: Arc<Mutex<Vec<u8>>>,
     log_reader: Option<JoinHandle<()>>,
 }
@@ -86,10 +89,8 @@ impl Server {
         });
 
         let mut first_line = String::new();
-        let stdout = child.stdout.take().expect("piped");
-        BufReader::new(stdout)
-            .read_line(&mut first_line)
-            .expect("a line");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        stdout.read_line(&mut first_line).expect("a line");
         let address = first_line.trim_end().split("//").nth(1);
         let Some(address) = address.and_then(|address| address.parse().ok()) else {
             let _ = child.wait();
@@ -101,6 +102,7 @@ impl Server {
             child,
             address,
             first_line,
+            stdout,
             log,
             log_reader: Some(log_reader),
         }
@@ -108,6 +110,21 @@ impl Server {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether the process is still there.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until the process has ended, and gives its exit status.
+    pub async fn ended(&mut self) -> Option<i32> {
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// What it has logged so far.
@@ -126,6 +143,14 @@ impl Server {
             panic!("{text:?} not in the log:\n{}", self.log());
         }
         self.log()
+    }
+
+    /// Ends it, and gives what it printed on standard output after its first line.
+    pub fn stop_with_output(mut self) -> String {
+        let _ = self.child.kill();
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("UTF-8");
+        rest
     }
 
     /// Ends it, and gives all that it logged.
@@ -196,6 +221,20 @@ pub fn config_with(backend: &Backend, settings: &str) -> String {
     )
 }
 
+/// A configuration with these backends, each as [`entry`] writes it, and settings.
+pub fn config_of(backends: &[String], settings: &str) -> String {
+    format!(
+        r#"{{"primary_backends":[{}],"settings":{{{settings}}}}}"#,
+        backends.join(",")
+    )
+}
+
+/// A backend of a configuration at this address, with further fields, such as `"model":"m"`.
+pub fn entry(name: &str, address: SocketAddr, fields: &str) -> String {
+    let comma = if fields.is_empty() { "" } else { "," };
+    format!(r#"{{"name":"{name}","url":"http://{address}/v1"{comma}{fields}}}"#)
+}
+
 /// A backend whose every byte the test reads and writes.
 pub struct Backend {
     listener: TcpListener,
@@ -242,16 +281,102 @@ impl Backend {
             }
         });
     }
+
+    /// The same, and keeps what it was asked.
+    pub fn record_all(self, response: impl Into<Vec<u8>>) -> Record {
+        let response: Arc<[u8]> = response.into().into();
+        let record = Record {
+            address: self.address,
+            seen: Arc::default(),
+        };
+        let seen = record.seen.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = self.listener.accept().await {
+                seen.lock().unwrap().connections += 1;
+                let (response, seen) = (response.clone(), seen.clone());
+                tokio::spawn(async move {
+                    let mut wire = Wire::new(stream);
+                    while let Some(request) = wire.try_request().await {
+                        seen.lock().unwrap().requests.push(request);
+                        wire.send(&response).await;
+                    }
+                });
+            }
+        });
+        record
+    }
 }
 
-/// An address at which nobody listens.
+/// What a backend has been asked so far.
+pub struct Record {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: usize,
+    requests: Vec<Message>,
+}
+
+impl Record {
+    pub fn connections(&self) -> usize {
+        self.seen.lock().unwrap().connections
+    }
+
+    /// The requests since this was last asked for.
+    pub fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut self.seen.lock().unwrap().requests)
+    }
+}
+
+/// An address at which nobody listens, kept from others for as long as the program runs.
 pub async fn nobody() -> SocketAddr {
-    Backend::start().await.address
+    let socket = free_port();
+    let address = socket.local_addr().expect("bound").as_socket();
+    std::mem::forget(socket);
+    address.expect("an IP address")
+}
+
+fn free_port() -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("a free port");
+    socket
+}
+
+/// A backend at which connecting hangs: its queue of connections is full, and nobody takes any.
+pub struct Unreachable {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl Unreachable {
+    pub async fn start() -> Self {
+        let listener = free_port();
+        listener.listen(0).expect("a listener");
+        let address = listener.local_addr().expect("bound").as_socket();
+        let address = address.expect("an IP address");
+        let mut queued = Vec::new();
+        while let Ok(stream) =
+            timeout(Duration::from_millis(200), TcpStream::connect(address)).await
+        {
+            queued.push(stream.expect("room in the queue, or silence"));
+            assert!(queued.len() < 100, "connecting never hangs on this system");
+        }
+        Self {
+            address,
+            _listener: listener,
+            _queued: queued,
+        }
+    }
 }
 
 /// One end of a connection.
-pub struct Wire {
-    pub stream: TcpStream,
+pub struct Wire<S = TcpStream> {
+    pub stream: S,
     /// Read, but not yet used.
     buffer: Vec<u8>,
 }
@@ -343,15 +468,43 @@ impl Message {
 impl Wire {
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
-        Self {
-            stream,
-            buffer: Vec::new(),
-        }
+        Self::over(stream)
     }
 
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await;
         Self::new(stream.expect("someone listens"))
+    }
+
+    /// Sends in the background, for as long as the other side takes it.
+    pub fn send_aside(mut self, bytes: Vec<u8>) -> Wire<Join<OwnedReadHalf, Sink>> {
+        let (read, mut write) = self.stream.into_split();
+        tokio::spawn(async move {
+            let _ = write.write_all(&bytes).await;
+            // Dropped, it would shut the connection down.
+            std::future::pending::<()>().await;
+        });
+        Wire {
+            stream: join(read, sink()),
+            buffer: std::mem::take(&mut self.buffer),
+        }
+    }
+
+    /// Sends a reset instead of a proper end.
+    pub fn reset(self) {
+        let stream = self.stream.into_std().expect("a socket");
+        let socket = socket2::Socket::from(stream);
+        socket.set_linger(Some(Duration::ZERO)).expect("a socket");
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// Over any stream, such as one of TLS.
+    pub fn over(stream: S) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -366,6 +519,12 @@ impl Wire {
     }
 
     pub async fn try_head(&mut self) -> Option<String> {
+        let head = self.try_head_bytes().await?;
+        Some(String::from_utf8(head).expect("UTF-8"))
+    }
+
+    /// The same for a head that isn't text.
+    pub async fn try_head_bytes(&mut self) -> Option<Vec<u8>> {
         let end = loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
                 break end + 4;
@@ -374,8 +533,7 @@ impl Wire {
                 return None;
             }
         };
-        let head = self.buffer.drain(..end).collect();
-        Some(String::from_utf8(head).expect("ASCII"))
+        Some(self.take(end))
     }
 
     /// Reads a whole request.
@@ -422,7 +580,7 @@ impl Wire {
                     let size = usize::from_str_radix(size, 16).expect("a chunk size");
                     if size == 0 {
                         if let Some(last) = find(&self.buffer[end..], b"\r\n\r\n") {
-                            return self.buffer.drain(..end + last + 4).collect();
+                            return self.take(end + last + 4);
                         }
                         break;
                     }
@@ -446,14 +604,20 @@ impl Wire {
         while self.buffer.len() < length {
             assert_ne!(self.fill().await, 0, "closed before {length} bytes came");
         }
-        self.buffer.drain(..length).collect()
+        self.take(length)
+    }
+
+    /// Takes so many bytes out of the buffer.
+    fn take(&mut self, length: usize) -> Vec<u8> {
+        let rest = self.buffer.split_off(length);
+        std::mem::replace(&mut self.buffer, rest)
     }
 
     /// Reads until this has come, and gives all up to its end.
     pub async fn until(&mut self, text: &str) -> String {
         loop {
             if let Some(start) = find(&self.buffer, text.as_bytes()) {
-                let read = self.buffer.drain(..start + text.len()).collect();
+                let read = self.take(start + text.len());
                 return String::from_utf8(read).expect("UTF-8");
             }
             assert_ne!(self.fill().await, 0, "closed before {text:?} came");
@@ -474,18 +638,13 @@ impl Wire {
 
     /// Whether nothing comes for a moment.
     pub async fn is_silent(&mut self) -> bool {
-        let mut byte = [0];
         self.buffer.is_empty()
-            && timeout(Duration::from_millis(100), self.stream.peek(&mut byte))
-                .await
-                .is_err()
-    }
-
-    /// Sends a reset instead of a proper end.
-    pub fn reset(self) {
-        let stream = self.stream.into_std().expect("a socket");
-        let socket = socket2::Socket::from(stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("a socket");
+            && timeout(
+                Duration::from_millis(100),
+                self.stream.read_buf(&mut self.buffer),
+            )
+            .await
+            .is_err()
     }
 
     async fn fill(&mut self) -> usize {
@@ -529,6 +688,53 @@ pub fn dechunk(mut body: &[u8]) -> Vec<u8> {
         content.extend_from_slice(&body[line + 2..line + 2 + size]);
         body = &body[line + 2 + size + 2..];
     }
+}
+
+/// So many bytes that look random and are the same in every run.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = length as u64 | 1;
+    let mut noise = Vec::with_capacity(length + 8);
+    while noise.len() < length {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend_from_slice(&state.to_le_bytes());
+    }
+    noise.truncate(length);
+    noise
+}
+
+/// Writes until nobody takes any more for a while, or all; gives how much was taken.
+pub async fn write_until_stopped(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    const PIECE: usize = 64 * 1024;
+    let mut written = 0;
+    while written < bytes.len() {
+        let next = &bytes[written..bytes.len().min(written + PIECE)];
+        match timeout(Duration::from_millis(500), stream.write(next)).await {
+            Ok(length) => written += length.expect("the other side reads on"),
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+/// A body in the chunked coding, in pieces of these sizes, over and over.
+pub fn chunked(body: &[u8], sizes: &[usize]) -> Vec<u8> {
+    let mut coded = Vec::with_capacity(body.len() + 1024);
+    let mut rest = body;
+    for &size in sizes.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (chunk, after) = rest.split_at(size.min(rest.len()));
+        coded.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        coded.extend_from_slice(chunk);
+        coded.extend_from_slice(b"\r\n");
+        rest = after;
+    }
+    coded.extend_from_slice(b"0\r\n\r\n");
+    coded
 }
 
 pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {

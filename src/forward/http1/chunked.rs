@@ -39,6 +39,7 @@ enum At {
     /// After the last chunk, with the bytes of the trailer section so far.
     Trailers(Vec<u8>),
     End(Option<Box<HeaderMap>>),
+    Malformed(&'static str),
 }
 
 /// What makes a body's framing invalid.
@@ -69,35 +70,6 @@ impl Chunked {
         let mut data = 0..0;
         while let Some(&byte) = input.get(taken) {
             self.at = match std::mem::replace(&mut self.at, At::End(None)) {
-                At::Size { size, digits } => match (byte as char).to_digit(16) {
-                    Some(_) if digits == 16 => return Err(Malformed("chunk size too large")),
-                    Some(digit) => At::Size {
-                        size: size << 4 | u64::from(digit),
-                        digits: digits + 1,
-                    },
-                    None if digits == 0 => return Err(Malformed("chunk size missing")),
-                    None => match byte {
-                        b'\r' => At::SizeLf { size },
-                        b';' | b' ' | b'\t' => At::Extension { size, length: 1 },
-                        _ => return Err(Malformed("invalid chunk size")),
-                    },
-                },
-                At::Extension { size, length } => match byte {
-                    b'\r' => At::SizeLf { size },
-                    b'\n' => return Err(Malformed("bare LF in a chunk extension")),
-                    _ if length == MAX_EXTENSION => {
-                        return Err(Malformed("chunk extension too long"));
-                    }
-                    _ => At::Extension {
-                        size,
-                        length: length + 1,
-                    },
-                },
-                At::SizeLf { size } => match (byte, size) {
-                    (b'\n', 0) => At::Trailers(Vec::new()),
-                    (b'\n', left) => At::Data { left },
-                    _ => return Err(Malformed("no LF after a chunk size")),
-                },
                 At::Data { left } if data.is_empty() => {
                     let length = left.min((input.len() - taken) as u64);
                     data = taken..taken + length as usize;
@@ -108,34 +80,77 @@ impl Chunked {
                     };
                     continue;
                 }
-                // The next data is for the next call.
-                At::Data { left } => {
-                    self.at = At::Data { left };
+                // The next data is for the next call, as is a mistake behind this data.
+                at @ (At::Data { .. } | At::End(_)) => {
+                    self.at = at;
                     break;
                 }
-                At::DataCr if byte == b'\r' => At::DataLf,
-                At::DataLf if byte == b'\n' => START,
-                At::DataCr | At::DataLf => {
-                    return Err(Malformed("no CRLF after a chunk's data"));
-                }
-                At::Trailers(mut section) => {
-                    section.push(byte);
-                    if section == b"\r\n" || section.ends_with(b"\r\n\r\n") {
-                        At::End(parse_trailers(&section)?)
-                    } else if section.len() > MAX_TRAILERS {
-                        return Err(Malformed("trailers too long"));
-                    } else {
-                        At::Trailers(section)
+                at => match at.after(byte) {
+                    Ok(at) => at,
+                    Err(malformed) => {
+                        self.at = At::Malformed(malformed.0);
+                        match data.is_empty() {
+                            true => return Err(malformed),
+                            false => break,
+                        }
                     }
-                }
-                At::End(trailers) => {
-                    self.at = At::End(trailers);
-                    break;
-                }
+                },
             };
             taken += 1;
         }
         Ok((taken, data))
+    }
+}
+
+impl At {
+    /// Where a byte of framing leads.
+    fn after(self, byte: u8) -> Result<Self, Malformed> {
+        Ok(match self {
+            At::Size { size, digits } => match (byte as char).to_digit(16) {
+                Some(_) if digits == 16 => return Err(Malformed("chunk size too large")),
+                Some(digit) => At::Size {
+                    size: size << 4 | u64::from(digit),
+                    digits: digits + 1,
+                },
+                None if digits == 0 => return Err(Malformed("chunk size missing")),
+                None => match byte {
+                    b'\r' => At::SizeLf { size },
+                    b';' | b' ' | b'\t' => At::Extension { size, length: 1 },
+                    _ => return Err(Malformed("invalid chunk size")),
+                },
+            },
+            At::Extension { size, length } => match byte {
+                b'\r' => At::SizeLf { size },
+                b'\n' => return Err(Malformed("bare LF in a chunk extension")),
+                _ if length == MAX_EXTENSION => {
+                    return Err(Malformed("chunk extension too long"));
+                }
+                _ => At::Extension {
+                    size,
+                    length: length + 1,
+                },
+            },
+            At::SizeLf { size } => match (byte, size) {
+                (b'\n', 0) => At::Trailers(Vec::new()),
+                (b'\n', left) => At::Data { left },
+                _ => return Err(Malformed("no LF after a chunk size")),
+            },
+            At::DataCr if byte == b'\r' => At::DataLf,
+            At::DataLf if byte == b'\n' => START,
+            At::DataCr | At::DataLf => return Err(Malformed("no CRLF after a chunk's data")),
+            At::Trailers(mut section) => {
+                section.push(byte);
+                if section == b"\r\n" || section.ends_with(b"\r\n\r\n") {
+                    At::End(parse_trailers(&section)?)
+                } else if section.len() > MAX_TRAILERS {
+                    return Err(Malformed("trailers too long"));
+                } else {
+                    At::Trailers(section)
+                }
+            }
+            At::Malformed(reason) => return Err(Malformed(reason)),
+            at @ (At::Data { .. } | At::End(_)) => at,
+        })
     }
 }
 
@@ -226,6 +241,18 @@ mod tests {
         for cut in 0..BODY.len() {
             let (_, chunked, _) = decode(&[&BODY[..cut]]).unwrap();
             assert!(!chunked.is_end(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn data_before_a_mistake_is_given_out() {
+        for mistake in [b"\n".as_slice(), b"\r\ng", b"\r\n0\r\nno colon\r\n\r\n"] {
+            let input = [b"3\r\nabc", mistake].concat();
+            let mut chunked = Chunked::new();
+            let (taken, data) = chunked.advance(&input).unwrap();
+            assert_eq!(&input[data], b"abc");
+            assert!(taken < input.len() && !chunked.is_end());
+            assert!(chunked.advance(&input[taken..]).is_err());
         }
     }
 

@@ -7,15 +7,17 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::encode::{Framing, write_field};
 use crate::{
+    auth::API_KEY,
     body::RequestBody,
     error::{Error, Kind},
     forward::headers::is_hop_by_hop,
+    route::X_PROXY_BACKEND,
 };
 
 /// Pieces up to this size are copied behind the head or each other; larger ones are written from
@@ -126,8 +128,7 @@ impl Upload {
             Framing::Chunked => {
                 self.flat.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.iter().flatten() {
-                    // RFC 9110, section 6.5.1: never what frames or routes the message.
-                    if !is_hop_by_hop(name.as_str()) && *name != header::CONTENT_LENGTH {
+                    if may_trail(name) {
                         write_field(&mut self.flat, name.as_str(), value);
                     }
                 }
@@ -172,6 +173,20 @@ impl Upload {
         self.chunk_end = &self.chunk_end[written - of_large..];
         Poll::Ready(Ok(()))
     }
+}
+
+/// Whether a trailer is passed on: never one that frames, routes or authenticates the message
+/// (RFC 9110, section 6.5.1).
+fn may_trail(name: &HeaderName) -> bool {
+    let belongs_into_the_head = [
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::TRAILER,
+        API_KEY,
+        X_PROXY_BACKEND,
+    ];
+    !is_hop_by_hop(name.as_str()) && !belongs_into_the_head.contains(name)
 }
 
 fn wrong_length() -> Error {

@@ -1,0 +1,148 @@
+use tokio::time::sleep;
+
+use super::*;
+
+/// The backends of a configuration with these entries.
+fn backends(entries: &str, settings: &str) -> Arc<[Backend]> {
+    let text = format!(r#"{{"primary_backends":[{entries}],"settings":{{{settings}}}}}"#);
+    Backend::all(&text.parse().unwrap())
+}
+
+fn at(url: &str) -> Backend {
+    backends(&format!(r#"{{"name":"a","url":"{url}"}}"#), "")[0].clone()
+}
+
+#[test]
+fn only_entries_with_a_url_are_backends() {
+    let entries = r#"{"name":"a"},{"name":"b","url":"http://b.test"},{"name":"c","url":""},
+        {"name":"d","url":"http://d.test","model":"m"}"#;
+    let backends = backends(entries, "");
+    let names: Vec<_> = backends.iter().map(Backend::name).collect();
+    assert_eq!(names, ["b", "d"]);
+    let models: Vec<_> = backends.iter().map(Backend::model).collect();
+    assert_eq!(models, [None, Some("m")]);
+}
+
+#[test]
+fn the_target_is_the_base_urls_path_and_both_queries() {
+    for (url, request, target) in [
+        ("http://a.test", "/v1/chat/completions", "/chat/completions"),
+        ("http://a.test/", "/chat/completions", "/chat/completions"),
+        (
+            "http://a.test/v1",
+            "/chat/completions?",
+            "/v1/chat/completions",
+        ),
+        (
+            "http://a.test/a/b//",
+            "/v1/chat/completions/x/y",
+            "/a/b/chat/completions/x/y",
+        ),
+        (
+            "http://a.test/v1?k=1",
+            "/chat/completions",
+            "/v1/chat/completions?k=1",
+        ),
+        (
+            "http://a.test/v1?k=1",
+            "/chat/completions?l=%20&l",
+            "/v1/chat/completions?k=1&l=%20&l",
+        ),
+        (
+            "http://a.test/v1/?",
+            "/chat/completions?l",
+            "/v1/chat/completions?l",
+        ),
+        (
+            "http://a.test/%7Ea",
+            "/v1/chat/completions/%2F",
+            "/%7Ea/chat/completions/%2F",
+        ),
+    ] {
+        let mut written = Vec::new();
+        at(url).write_target(&request.parse().unwrap(), &mut written);
+        let written = String::from_utf8(written).unwrap();
+        assert_eq!(written, target, "{url} and {request}");
+    }
+}
+
+#[test]
+fn an_origin_is_scheme_host_and_port() {
+    assert!(at("http://a.test/v1").origin() == at("http://a.test/v2?k=1").origin());
+    for other in ["http://b.test/v1", "http://a.test:8080/v1"] {
+        assert!(
+            at("http://a.test/v1").origin() != at(other).origin(),
+            "{other}"
+        );
+    }
+    assert_eq!(at("http://a.test").origin().port(), 80);
+    assert_eq!(at("http://a.test:8080").origin().port(), 8080);
+    assert_eq!(at("http://a.test:8080/v1").host(), "a.test:8080");
+    #[cfg(feature = "native-tls")]
+    {
+        assert_eq!(at("https://a.test").origin().port(), 443);
+        assert!(at("https://a.test").origin() != at("http://a.test").origin());
+    }
+}
+
+#[test]
+fn a_backends_own_timeout_comes_first_and_limits_connecting() {
+    let entries = r#"{"name":"a","url":"http://a.test","timeout":3},
+        {"name":"b","url":"http://b.test"}"#;
+    let settings = r#""timeout":30,"connect_timeout":5,"idle_timeout":7"#;
+    let backends = backends(entries, settings);
+    let seconds = |backend: &Backend| {
+        let timeouts = backend.timeouts();
+        [timeouts.connect, timeouts.response_head, timeouts.idle].map(|period| period.as_secs())
+    };
+    assert_eq!(seconds(&backends[0]), [3, 3, 7]);
+    assert_eq!(seconds(&backends[1]), [5, 30, 7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_failed_cools_down() {
+    let entry = r#"{"name":"a","url":"http://a.test"}"#;
+    let cools = |settings| backends(entry, settings)[0].clone();
+
+    let backend = cools(r#""cooldown":2.5"#);
+    assert!(!backend.is_cooling_down());
+    sleep(Duration::from_secs(100)).await;
+    backend.failed();
+    let same = backend.clone();
+    assert!(backend.is_cooling_down() && same.is_cooling_down());
+    sleep(Duration::from_millis(2490)).await;
+    assert!(same.is_cooling_down());
+    sleep(Duration::from_millis(20)).await;
+    assert!(!same.is_cooling_down());
+
+    let never = cools(r#""cooldown":0"#);
+    never.failed();
+    assert!(!never.is_cooling_down());
+
+    let for_ever = cools(r#""cooldown":1e300"#);
+    for_ever.failed();
+    sleep(Duration::from_secs(10 * 365 * 24 * 60 * 60)).await;
+    for_ever.failed();
+    assert!(for_ever.is_cooling_down());
+}
+
+#[test]
+fn debug_shows_neither_url_nor_key() {
+    let config = Config::builder()
+        .backend(
+            crate::BackendConfig::new("a", "http://a.test/v1?key=secret")
+                .model("m")
+                .api_key("sk-secret"),
+        )
+        .build()
+        .unwrap();
+    let debug = format!("{:?}", Backend::all(&config));
+    assert!(
+        debug.contains("\"a\"") && debug.contains("\"m\""),
+        "{debug}"
+    );
+    assert!(
+        !debug.contains("a.test") && !debug.contains("secret"),
+        "{debug}"
+    );
+}

@@ -1,0 +1,480 @@
+use std::{
+    collections::VecDeque,
+    future::{Ready, pending, ready},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Channel, Full};
+use tokio::time::sleep;
+use tower::ServiceExt;
+
+use super::*;
+
+/// What a backend does with a request.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    Answer(u16),
+    Fail(Kind),
+}
+
+use Does::{Answer, Fail};
+
+/// A backend's name, and the request that it got.
+type Asked = (String, Request<RequestBody>);
+
+/// A service that does what it is told, in this order, and keeps what it was asked.
+#[derive(Clone)]
+struct Scripted {
+    script: Arc<Mutex<VecDeque<Does>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Scripted {
+    fn new(script: impl IntoIterator<Item = Does>) -> Self {
+        Self {
+            script: Arc::new(Mutex::new(script.into_iter().collect())),
+            asked: Arc::default(),
+        }
+    }
+
+    /// Takes what it was asked: the backends' names.
+    fn names(&self) -> Vec<String> {
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        asked.into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+impl Service<Request<RequestBody>> for Scripted {
+    type Response = Response<String>;
+    type Error = Error;
+    type Future = Ready<Result<Response<String>, Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let name = request.extensions().get::<Backend>().unwrap().name();
+        let name = name.to_owned();
+        self.asked.lock().unwrap().push((name.clone(), request));
+        let next = self.script.lock().unwrap().pop_front();
+        ready(match next.expect("no further request") {
+            Answer(status) => Ok(Response::builder().status(status).body(name).unwrap()),
+            Fail(kind) => Err(Error::new(kind)),
+        })
+    }
+}
+
+/// A layer for backends of these names.
+fn layer(names: &[&str], settings: &str) -> BackendRouteLayer {
+    let entry = |name: &&str| format!(r#"{{"name":"{name}","url":"http://10.0.0.1/v1"}}"#);
+    let entries: Vec<_> = names.iter().map(entry).collect();
+    let text = format!(
+        r#"{{"primary_backends":[{},{{"name":"placeholder","url":""}}],"settings":{{{settings}}}}}"#,
+        entries.join(",")
+    );
+    BackendRouteLayer::from_config(&text.parse().unwrap())
+}
+
+fn request() -> Request<Full<Bytes>> {
+    Request::new(Full::from("body"))
+}
+
+fn named(name: &str) -> Request<Full<Bytes>> {
+    let mut request = request();
+    let name = name.parse().unwrap();
+    request.headers_mut().insert(X_PROXY_BACKEND, name);
+    request
+}
+
+fn cooling(layer: &BackendRouteLayer) -> Vec<&str> {
+    let backends = layer.backends().iter();
+    let cooling = backends.filter(|backend| backend.is_cooling_down());
+    cooling.map(Backend::name).collect()
+}
+
+/// Kinds of failures by which nothing of the request was sent.
+const NOT_CONNECTED: [Kind; 4] = [
+    Kind::Refused,
+    Kind::Dns,
+    Kind::TlsProtocol,
+    Kind::ConnectTimeout,
+];
+
+#[tokio::test]
+async fn the_order_is_that_of_the_configuration() {
+    let service = Scripted::new([Fail(Kind::Refused), Fail(Kind::Dns), Answer(200)]);
+    let layer = layer(&["a", "b", "c", "d"], "");
+    let response = layer
+        .layer(service.clone())
+        .oneshot(request())
+        .await
+        .unwrap();
+    assert_eq!(response.body(), "c");
+    assert_eq!(response.extensions().get::<Backend>().unwrap().name(), "c");
+    assert_eq!(service.names(), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn no_connection_moves_on_and_counts() {
+    for kind in NOT_CONNECTED {
+        let service = Scripted::new([Fail(kind), Answer(200)]);
+        let layer = layer(&["a", "b"], "");
+        let response = layer
+            .layer(service.clone())
+            .oneshot(request())
+            .await
+            .unwrap();
+        assert_eq!(response.body(), "b", "{kind:?}");
+        assert_eq!(cooling(&layer), ["a"], "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_after_the_request_was_sent_counts_but_stays() {
+    for kind in [Kind::ClosedBeforeHead, Kind::NotHttp, Kind::ResponseTimeout] {
+        let service = Scripted::new([Fail(kind)]);
+        let layer = layer(&["a", "b"], "");
+        let error = layer
+            .layer(service.clone())
+            .oneshot(request())
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), Error::new(kind).code());
+        assert_eq!(error.backend().unwrap().name(), "a");
+        assert_eq!(cooling(&layer), ["a"], "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_the_backends_fault_neither_counts_nor_moves_on() {
+    for kind in [
+        Kind::BodyTooLarge,
+        Kind::BodyBroken,
+        Kind::BodySilent,
+        Kind::BodyEncoded,
+        Kind::NotAJsonObject,
+        Kind::Foreign,
+    ] {
+        let service = Scripted::new([Fail(kind)]);
+        let layer = layer(&["a", "b"], "");
+        assert!(layer.layer(service).oneshot(request()).await.is_err());
+        assert!(cooling(&layer).is_empty(), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_services_errors_are_no_reason_to_move_on() {
+    let layer = layer(&["a", "b"], "");
+    let service = tower::service_fn(|_| ready(Err::<Response<String>, _>(std::fmt::Error)));
+    let error = layer.layer(service).oneshot(request()).await.unwrap_err();
+    assert_eq!(error.status(), 500);
+    assert!(cooling(&layer).is_empty());
+}
+
+#[tokio::test]
+async fn statuses_move_on_where_they_are_told_to() {
+    let service = Scripted::new([Answer(503), Answer(429), Answer(500), Answer(503)]);
+    let layer = layer(&["a", "b", "c", "d"], r#""failover_on":[429,503]"#);
+    let mut route = layer.layer(service.clone());
+    let response = (&mut route).oneshot(request()).await.unwrap();
+    assert_eq!((response.status().as_u16(), &**response.body()), (500, "c"));
+    assert_eq!(cooling(&layer), ["a", "b"]);
+
+    // The next begins behind those that failed, and none is left after them.
+    service
+        .script
+        .lock()
+        .unwrap()
+        .extend([Answer(503), Answer(503), Answer(503)]);
+    service.names();
+    let response = route.oneshot(request()).await.unwrap();
+    assert_eq!((response.status().as_u16(), &**response.body()), (503, "b"));
+    assert_eq!(service.names(), ["c", "d", "a", "b"]);
+}
+
+#[tokio::test]
+async fn the_last_failure_stands() {
+    let service = Scripted::new([Answer(503), Fail(Kind::Refused)]);
+    let layer = layer(&["a", "b"], r#""failover_on":[503]"#);
+    let error = layer.layer(service).oneshot(request()).await.unwrap_err();
+    assert_eq!(error.code(), "connection_refused");
+    assert_eq!(error.backend().unwrap().name(), "b");
+    assert_eq!(cooling(&layer), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_cools_down_for_so_long() {
+    let ms = Duration::from_millis;
+    let service = Scripted::new([
+        Fail(Kind::ClosedBeforeHead),
+        Answer(200),
+        Fail(Kind::NotHttp),
+        Answer(200),
+        Answer(200),
+    ]);
+    let layer = layer(&["a", "b"], r#""cooldown":5"#);
+    let mut route = layer.layer(service.clone());
+    let mut ask = async || (&mut route).oneshot(request()).await.is_ok();
+
+    assert!(!ask().await); // a
+    assert_eq!(cooling(&layer), ["a"]);
+    sleep(ms(3000)).await;
+    assert!(ask().await && !ask().await); // b, b
+    assert_eq!(cooling(&layer), ["a", "b"]);
+    sleep(ms(1990)).await;
+    assert_eq!(cooling(&layer), ["a", "b"]);
+    sleep(ms(20)).await;
+    assert_eq!(cooling(&layer), ["b"]);
+    assert!(ask().await); // a
+    sleep(ms(3000)).await;
+    assert!(cooling(&layer).is_empty());
+    assert!(ask().await); // a
+    assert_eq!(service.names(), ["a", "b", "b", "a", "a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_failure_makes_the_cooldown_longer() {
+    let service = Scripted::new([Fail(Kind::NotHttp), Fail(Kind::NotHttp)]);
+    let layer = layer(&["a"], r#""cooldown":5"#);
+    let mut route = layer.layer(service);
+    for _ in 0..2 {
+        assert!((&mut route).oneshot(request()).await.is_err());
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(cooling(&layer), ["a"]);
+    }
+    sleep(Duration::from_secs(2)).await;
+    assert!(cooling(&layer).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_cooldown_there_is_none() {
+    let service = Scripted::new([Fail(Kind::NotHttp), Answer(200)]);
+    let layer = layer(&["a", "b"], r#""cooldown":0"#);
+    let mut route = layer.layer(service.clone());
+    assert!((&mut route).oneshot(request()).await.is_err());
+    assert!(cooling(&layer).is_empty());
+    assert!(route.oneshot(request()).await.is_ok());
+    assert_eq!(service.names(), ["a", "a"]);
+}
+
+#[tokio::test]
+async fn what_one_stack_learns_all_know() {
+    let layer = layer(&["a", "b"], "");
+    let failing = Scripted::new([Fail(Kind::NotHttp)]);
+    assert!(
+        layer
+            .clone()
+            .layer(failing)
+            .oneshot(request())
+            .await
+            .is_err()
+    );
+    let service = Scripted::new([Answer(200)]);
+    let response = layer.layer(service).oneshot(request()).await.unwrap();
+    assert_eq!(response.body(), "b");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_no_failure() {
+    let layer = layer(&["a", "b"], "");
+    let silent = tower::service_fn(|_| pending::<Result<Response<String>, Error>>());
+    let exchange = layer.layer(silent).oneshot(request());
+    let waited = tokio::time::timeout(Duration::from_millis(1), exchange).await;
+    assert!(waited.is_err());
+    assert!(cooling(&layer).is_empty());
+}
+
+// What the next backend gets.
+
+#[tokio::test]
+async fn each_attempt_gets_the_same_request() {
+    let service = Scripted::new([Fail(Kind::Refused), Answer(503), Answer(200)]);
+    let layer = layer(&["a", "b", "c"], r#""failover_on":[503]"#);
+    let mut request = Request::post("/v1/chat/completions?x=1")
+        .header("x-one", "1")
+        .body(Full::from("body"))
+        .unwrap();
+    request.extensions_mut().insert("an extension");
+    layer.layer(service.clone()).oneshot(request).await.unwrap();
+
+    let asked = std::mem::take(&mut *service.asked.lock().unwrap());
+    let mut memory = Vec::new();
+    for (name, request) in asked {
+        assert_eq!(request.uri(), "/v1/chat/completions?x=1", "{name}");
+        assert_eq!(request.method(), "POST", "{name}");
+        assert_eq!(request.headers()["x-one"], "1", "{name}");
+        assert_eq!(request.extensions().get::<&str>(), Some(&"an extension"));
+        assert_eq!(request.body().size_hint().exact(), Some(4));
+        let body = request.into_body().hold().await.unwrap();
+        assert_eq!(body, "body", "{name}");
+        memory.push(body.as_ptr());
+    }
+    assert_eq!(memory.len(), 3);
+    assert!(memory.iter().all(|&pointer| pointer == memory[0]), "copied");
+}
+
+#[tokio::test]
+async fn a_single_backend_gets_the_body_as_it_comes() {
+    for (names, header) in [(&["a"][..], None), (&["a", "b"], Some("b"))] {
+        let service = Scripted::new([Answer(200)]);
+        let (mut sender, body) = Channel::<Bytes>::new(1);
+        let mut request = Request::new(body);
+        if let Some(name) = header {
+            let name = name.parse().unwrap();
+            request.headers_mut().insert(X_PROXY_BACKEND, name);
+        }
+        // Answered before any of the body was there.
+        let route = layer(names, "").layer(service.clone());
+        route.oneshot(request).await.unwrap();
+        sender.send_data("piece".into()).await.unwrap();
+        let mut asked = service.asked.lock().unwrap().pop().unwrap().1;
+        let frame = asked.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "piece");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_backends_wait_for_the_whole_body() {
+    let service = Scripted::new([Answer(200)]);
+    let (mut sender, body) = Channel::<Bytes>::new(8);
+    let exchange = layer(&["a", "b"], "").layer(service.clone());
+    let exchange = tokio::spawn(exchange.oneshot(Request::new(body)));
+    for piece in ["one ", "two"] {
+        sender.send_data(piece.into()).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        assert!(service.asked.lock().unwrap().is_empty());
+    }
+    drop(sender);
+    exchange.await.unwrap().unwrap();
+    let asked = service.asked.lock().unwrap().pop().unwrap().1;
+    assert_eq!(asked.into_body().hold().await.unwrap(), "one two");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_reaches_no_backend() {
+    let service = Scripted::new([]);
+    let (mut sender, body) = Channel::<Bytes, Error>::new(8);
+    sender.send_data("half".into()).await.unwrap();
+    sender.abort(Error::not_found());
+    let layer = layer(&["a", "b"], "");
+    let route = layer.layer(service.clone());
+    let error = route.oneshot(Request::new(body)).await.unwrap_err();
+    assert_eq!(error.status(), 400);
+    assert!(cooling(&layer).is_empty());
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_too_large_reaches_no_backend() {
+    for names in [&["a"][..], &["a", "b"]] {
+        let service = Scripted::new([]);
+        let request = Request::new(RequestBody::new(Full::from("body")).with_max_bytes(3));
+        let route = layer(names, "").layer(service);
+        assert_eq!(route.oneshot(request).await.unwrap_err().status(), 413);
+    }
+}
+
+#[tokio::test]
+async fn each_attempt_waits_for_its_service() {
+    let service = Scripted::new([Fail(Kind::Refused), Answer(200)]);
+    let layer = layer(&["a", "b"], "");
+    // Room for one at a time: a second attempt needs what the first gave back.
+    let limited = tower::ServiceBuilder::new()
+        .layer(layer)
+        .concurrency_limit(1)
+        .service(service);
+    let response = limited.oneshot(request()).await.unwrap();
+    assert_eq!(response.body(), "b");
+}
+
+#[tokio::test]
+async fn an_error_of_a_service_that_is_never_ready_passes() {
+    #[derive(Clone)]
+    struct NeverReady;
+    impl Service<Request<RequestBody>> for NeverReady {
+        type Response = Response<String>;
+        type Error = Error;
+        type Future = Ready<Result<Response<String>, Error>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+            Poll::Ready(Err(Error::new(Kind::Dns)))
+        }
+        fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+            unreachable!("it was never ready")
+        }
+    }
+    let route = layer(&["a", "b"], "").layer(NeverReady);
+    let error = route.oneshot(request()).await.unwrap_err();
+    assert_eq!(error.code(), "dns_error");
+    assert_eq!(error.backend().unwrap().name(), "b");
+}
+
+// Who is asked.
+
+#[tokio::test]
+async fn a_name_picks_one_backend_and_no_other() {
+    for does in [Answer(200), Answer(503), Fail(Kind::Refused)] {
+        let service = Scripted::new([does, does]);
+        let layer = layer(&["a", "b", "c"], r#""failover_on":[503]"#);
+        let mut route = layer.layer(service.clone());
+        // Cooling down or not.
+        for _ in 0..2 {
+            let _ = (&mut route).oneshot(named("b")).await;
+        }
+        assert_eq!(service.names(), ["b", "b"], "{does:?}");
+        let failed = !matches!(does, Answer(200));
+        assert_eq!(cooling(&layer).is_empty(), !failed, "{does:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_exact_name_of_a_usable_backend_is_known() {
+    let layer = layer(&["a", "Ü"], "");
+    for name in ["A", "aa", "", "c", "placeholder", "a,a"] {
+        let route = layer.layer(Scripted::new([]));
+        let error = route.oneshot(named(name)).await.unwrap_err();
+        let answer = (error.status().as_u16(), error.code());
+        assert_eq!(answer, (404, "destination_not_found"), "{name}");
+    }
+    let service = Scripted::new([Answer(200)]);
+    let mut request = request();
+    let name = http::HeaderValue::from_bytes("Ü".as_bytes()).unwrap();
+    request.headers_mut().insert(X_PROXY_BACKEND, name);
+    let response = layer.layer(service).oneshot(request).await.unwrap();
+    assert_eq!(response.body(), "Ü");
+}
+
+#[tokio::test]
+async fn a_rule_chooses_who_is_tried() {
+    fn last_two_backwards(_: &Parts, backends: &[Backend]) -> Vec<Backend> {
+        backends.iter().rev().take(2).cloned().collect()
+    }
+    let layer = layer(&["a", "b", "c"], "").with_rule(last_two_backwards);
+    let service = Scripted::new([Fail(Kind::Refused), Answer(200), Answer(200), Answer(200)]);
+    let mut route = layer.layer(service.clone());
+    for _ in 0..2 {
+        (&mut route).oneshot(request()).await.unwrap();
+    }
+    // A name still picks any.
+    route.oneshot(named("a")).await.unwrap();
+    assert_eq!(service.names(), ["c", "b", "b", "a"]);
+
+    let nobody = layer.with_rule(|_: &Parts, _: &[Backend]| Vec::new());
+    let error = nobody
+        .layer(Scripted::new([]))
+        .oneshot(request())
+        .await
+        .unwrap_err();
+    assert_eq!(error.status(), 404);
+}
+
+#[tokio::test]
+async fn whoever_asks_is_told_who_was_tried_last() {
+    let service = Scripted::new([Fail(Kind::Refused), Fail(Kind::NotHttp)]);
+    let last_tried = LastTried::default();
+    assert!(last_tried.get().is_none());
+    let mut request = request();
+    request.extensions_mut().insert(last_tried.clone());
+    let route = layer(&["a", "b"], "").layer(service);
+    assert!(route.oneshot(request).await.is_err());
+    assert_eq!(last_tried.get().unwrap().name(), "b");
+}

@@ -1,0 +1,232 @@
+//! The server while it runs: reload and drain.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::{fs, process::Command, time::Duration};
+
+use support::{Backend, Server, TempFile, Wire, config_for, nobody, post, response, soon};
+
+/// Sends a signal to the server.
+fn signal(server: &Server, signal: &str) {
+    let id = server.id().to_string();
+    let sent = Command::new("kill").args(["-s", signal, &id]).status();
+    assert!(sent.expect("kill(1)").success());
+}
+
+fn start(config: &TempFile, arguments: &[&str]) -> Server {
+    let mut command = Server::command();
+    command.arg("--config").arg(&config.path).args(arguments);
+    Server::spawn(&mut command)
+}
+
+async fn get(server: &Server, path: &str) -> support::Message {
+    let mut client = Wire::connect(server.address).await;
+    client
+        .send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .await;
+    client.response().await
+}
+
+/// The names of the backends in health.
+async fn backends(server: &Server) -> String {
+    let health = get(server, "/health").await.json();
+    let names = health["backends"].as_array().expect("a list").iter();
+    let names: Vec<_> = names
+        .map(|backend| backend["name"].as_str().unwrap())
+        .collect();
+    names.join(",")
+}
+
+/// Waits until health shows these backends.
+async fn until_backends(server: &Server, names: &str) {
+    soon("the reload", async {
+        while backends(server).await != names {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+fn config(name: &str, url: &str) -> String {
+    format!(r#"{{"primary_backends":[{{"name":"{name}","url":"{url}"}}]}}"#)
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_and_what_is_in_flight_stays_where_it_began() {
+    let (old, new) = (Backend::start().await, Backend::start().await);
+    let file = TempFile::new("config.json", &config("old", &old.url()));
+    let server = start(&file, &[]);
+    let mut before = Wire::connect(server.address).await;
+    before.send(post("{\"n\":1}")).await;
+    let mut old_wire = old.accept().await;
+    old_wire.request().await;
+
+    fs::write(&file.path, config("new", &new.url())).unwrap();
+    signal(&server, "HUP");
+    until_backends(&server, "new").await;
+
+    let mut after = Wire::connect(server.address).await;
+    after.send(post("{\"n\":2}")).await;
+    let mut new_wire = new.accept().await;
+    assert_eq!(new_wire.request().await.body, b"{\"n\":2}");
+    new_wire.send(response("200 OK", "new")).await;
+    assert_eq!(after.response().await.body, b"new");
+    old_wire.send(response("200 OK", "old")).await;
+    assert_eq!(before.response().await.body, b"old");
+    server.logged("configuration reloaded").await;
+}
+
+#[tokio::test]
+async fn connections_that_were_there_before_get_the_new_configuration() {
+    let old = Backend::start().await;
+    let file = TempFile::new("config.json", &config("old", &old.url()));
+    let server = start(&file, &[]);
+    old.answer_all(response("200 OK", "old"));
+    let mut client = Wire::connect(server.address).await;
+    client.send(post("{}")).await;
+    assert_eq!(client.response().await.body, b"old");
+
+    let nowhere = format!("http://{}/v1", nobody().await);
+    fs::write(&file.path, config("nowhere", &nowhere)).unwrap();
+    signal(&server, "HUP");
+    until_backends(&server, "nowhere").await;
+
+    client.send(post("{}")).await;
+    assert_eq!(client.response().await.error_code(), "connection_refused");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_connections_to_a_backend_that_did_not_change() {
+    let backend = Backend::start().await;
+    let file = TempFile::new("config.json", &config("one", &backend.url()));
+    let server = start(&file, &[]);
+    let mut client = Wire::connect(server.address).await;
+    client.send(post("{}")).await;
+    let mut wire = backend.accept().await;
+    wire.request().await;
+    wire.send(response("200 OK", "1")).await;
+    client.response().await;
+
+    fs::write(&file.path, config("renamed", &backend.url())).unwrap();
+    signal(&server, "HUP");
+    until_backends(&server, "renamed").await;
+
+    client.send(post("{\"n\":2}")).await;
+    assert_eq!(wire.request().await.body, b"{\"n\":2}"); // on the same connection
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_is_reported_as_at_the_start_and_the_old_one_stays() {
+    let backend = Backend::start().await;
+    let file = TempFile::new("config.json", &config("old", &backend.url()));
+    let server = start(&file, &[]);
+    fs::write(&file.path, "{\n  \"primary_backends\": 1\n}").unwrap();
+    let at_start = Server::command()
+        .arg("--config")
+        .arg(&file.path)
+        .output()
+        .unwrap();
+    assert_eq!(at_start.status.code(), Some(2));
+
+    signal(&server, "HUP");
+    server.logged("the old configuration stays").await;
+
+    let message = String::from_utf8(at_start.stderr).unwrap();
+    assert!(server.log().contains(message.trim_end()), "{message}");
+    assert_eq!(backends(&server).await, "old");
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_reported_and_the_old_one_stays() {
+    let backend = Backend::start().await;
+    let file = TempFile::new("config.json", &config("old", &backend.url()));
+    let server = start(&file, &["--watch"]);
+    fs::remove_file(&file.path).unwrap();
+    server.logged("the old configuration stays").await;
+    assert_eq!(backends(&server).await, "old");
+
+    fs::write(&file.path, config("new", &backend.url())).unwrap();
+    until_backends(&server, "new").await;
+}
+
+#[tokio::test]
+async fn a_watched_file_is_reloaded_when_it_changes_and_no_other_is() {
+    let backend = Backend::start().await;
+    let watched = TempFile::new("config.json", &config("old", &backend.url()));
+    let server = start(&watched, &["--watch"]);
+    let other = TempFile::new("config.json", &config("old", &backend.url()));
+    let unwatched = start(&other, &[]);
+    fs::write(&other.path, config("new", &backend.url())).unwrap();
+
+    fs::write(&watched.path, config("new", &backend.url())).unwrap();
+    until_backends(&server, "new").await;
+    assert_eq!(backends(&unwatched).await, "old");
+}
+
+#[tokio::test]
+async fn what_is_in_flight_ends_by_itself_and_new_work_is_refused_meanwhile() {
+    for end in ["TERM", "INT"] {
+        let backend = Backend::start().await;
+        let mut server = Server::start(&config_for(&backend));
+        // One waits for its head, one streams.
+        let mut waiting = Wire::connect(server.address).await;
+        waiting.send(post("{\"n\":1}")).await;
+        let mut first = backend.accept().await;
+        first.request().await;
+        let mut streaming = Wire::connect(server.address).await;
+        streaming.send(post("{\"n\":2}")).await;
+        let mut second = backend.accept().await;
+        second.request().await;
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n";
+        second.send(head).await;
+        streaming.until("one\r\n").await;
+        let mut idle = Wire::connect(server.address).await;
+        idle.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        idle.response().await;
+
+        signal(&server, end);
+        idle.closed().await;
+        let health = get(&server, "/health").await;
+        assert_eq!(health.status(), 503);
+        assert_eq!(health.json()["status"], "draining");
+        for path in ["/v1/chat/completions", "/elsewhere"] {
+            let refused = get(&server, path).await;
+            assert_eq!(refused.status(), 503);
+            assert_eq!(refused.error_code(), "destination_unavailable");
+            assert_eq!(refused.field("connection").as_deref(), Some("close"));
+        }
+        assert!(server.is_running());
+
+        first.send(response("200 OK", "late")).await;
+        assert_eq!(waiting.response().await.body, b"late");
+        second.send("3\r\ntwo\r\n0\r\n\r\n").await;
+        assert!(streaming.until("0\r\n\r\n").await.contains("two"));
+        drop((waiting, streaming));
+        assert_eq!(soon("the end", server.ended()).await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn draining_ends_when_its_time_is_over() {
+    let backend = Backend::start().await;
+    let mut server = Server::start_with(&config_for(&backend), &["--drain-timeout", "0.2"], &[]);
+    let mut client = Wire::connect(server.address).await;
+    client.send(post("{}")).await;
+    let mut wire = backend.accept().await;
+    wire.request().await;
+
+    signal(&server, "TERM");
+    assert_eq!(soon("the end", server.ended()).await, Some(0));
+    client.closed().await;
+    wire.closed().await;
+}
+
+#[tokio::test]
+async fn a_server_without_work_ends_at_once() {
+    let backend = Backend::start().await;
+    let mut server = Server::start(&config_for(&backend));
+    signal(&server, "TERM");
+    assert_eq!(soon("the end", server.ended()).await, Some(0));
+}

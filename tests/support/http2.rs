@@ -1,0 +1,110 @@
+//! A client that speaks HTTP/2 with prior knowledge (RFC 9113, section 3.3).
+
+use std::{
+    convert::Infallible,
+    net::{Shutdown, SocketAddr},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Channel, Full, channel::Sender, combinators::UnsyncBoxBody};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use socket2::{SockRef, Socket};
+use tokio::net::TcpStream;
+
+use super::soon;
+
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Sends requests on one connection. It is closed with the last of its clones and streams.
+#[derive(Clone)]
+pub struct Http2 {
+    sender: SendRequest<Body>,
+    socket: Arc<Socket>,
+    address: SocketAddr,
+}
+
+impl Http2 {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = soon("connecting", TcpStream::connect(address)).await;
+        let stream = stream.expect("someone listens");
+        let socket = SockRef::from(&stream).try_clone().expect("a socket");
+        let handshake = Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream));
+        let (sender, connection) = soon("a handshake", handshake).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        Self {
+            sender,
+            socket: Arc::new(socket),
+            address,
+        }
+    }
+
+    /// Closes the connection, whatever is going on.
+    pub fn break_off(&self) {
+        self.socket.shutdown(Shutdown::Both).expect("connected");
+    }
+
+    /// A request to the endpoint, with credentials.
+    pub fn request(&self, method: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{}/v1/chat/completions", self.address))
+            .header("authorization", "Bearer sk-test")
+    }
+
+    /// A POST of this body to the endpoint, with credentials.
+    pub fn post(&self, body: impl Into<Bytes>) -> Request<Body> {
+        self.request("POST").body(full(body)).expect("a request")
+    }
+
+    /// Sends a request and waits for the response's head.
+    pub async fn send(&self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        let response = self.sender.clone().send_request(request);
+        soon("a response's head", response).await
+    }
+}
+
+/// A body whose length is known.
+pub fn full(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).boxed_unsync()
+}
+
+/// A body that is sent piece by piece, without a length.
+pub fn pieces() -> (Sender<Bytes>, Body) {
+    let (sender, body) = Channel::new(1);
+    (sender, body.boxed_unsync())
+}
+
+/// The next piece of a response's body.
+pub async fn piece(response: &mut Response<Incoming>) -> Option<hyper::Result<Frame<Bytes>>> {
+    loop {
+        let frame = soon("a piece", response.body_mut().frame()).await;
+        // An empty one may come with the end.
+        let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
+        if !matches!(&frame, Some(Ok(frame)) if is_empty(frame)) {
+            return frame;
+        }
+    }
+}
+
+/// The whole body of a response, and its trailers.
+pub async fn collect(response: Response<Incoming>) -> hyper::Result<(Bytes, Option<HeaderMap>)> {
+    let body = soon("a body", response.into_body().collect()).await?;
+    let trailers = body.trailers().cloned();
+    Ok((body.to_bytes(), trailers))
+}
+
+/// The fields in order, as text.
+pub fn fields(headers: &HeaderMap<HeaderValue>) -> Vec<(String, String)> {
+    let field = |(name, value): (&http::HeaderName, &HeaderValue)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        (name.to_string(), value)
+    };
+    headers.iter().map(field).collect()
+}
