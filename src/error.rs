@@ -201,7 +201,7 @@ impl Error {
         Self::new(Kind::NotFound)
     }
 
-    /// The error for a limit on what is served at a time: 503, `destination_unavailable`.
+    /// The error for a limit on requests at a time: 503, `destination_unavailable`.
     ///
     /// Below [`BackendRoute`](crate::BackendRoute) it says that this backend was not asked, so the
     /// next one is tried.
@@ -209,7 +209,7 @@ impl Error {
         Self::new(Kind::Overloaded)
     }
 
-    /// The error for a limit on what comes in a time: 429, `http_request_denied`.
+    /// The error for a limit on requests in a period: 429, `http_request_denied`.
     ///
     /// Below [`BackendRoute`](crate::BackendRoute) it says that this backend was not asked, so the
     /// next one is tried.

@@ -6,8 +6,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use support::{
-    Backend, Message, Record, Server, Unreachable, Wire, config_for, config_of, config_with, entry,
-    nobody, post, post_with, response, soon,
+    Backend, Message, PATIENCE, Record, Server, Unreachable, Wire, config_for, config_of,
+    config_with, entry, nobody, post, post_with, response, soon,
 };
 
 const OK: &str = "200 OK";
@@ -784,9 +784,15 @@ const ENDINGS: [Ending; 4] = [
 
 /// Ends an idle connection; what is given back keeps it open on this side.
 async fn end(mut wire: Wire, ending: Ending) -> Option<Wire> {
+    // Makes a close wait until the other side's system has it.
+    let socket = socket2::SockRef::from(&wire.stream);
+    socket.set_linger(Some(PATIENCE)).expect("a socket");
     match ending {
         Ending::Fin => drop(wire),
-        Ending::Reset => wire.reset(),
+        Ending::Reset => {
+            wire.reset();
+            settle().await;
+        }
         Ending::RequestTimeout => {
             wire.send(
                 "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -795,10 +801,17 @@ async fn end(mut wire: Wire, ending: Ending) -> Option<Wire> {
         }
         Ending::UnsolicitedBytes => {
             wire.send(response(OK, "not yours")).await;
+            settle().await;
             return Some(wire);
         }
     }
     None
+}
+
+/// Nothing tells when bytes or a reset have come to the other side: on a busy machine, a while
+/// after they were sent.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
 #[tokio::test]
@@ -810,7 +823,10 @@ async fn an_idle_connection_that_the_backend_has_ended_is_nobodys_error() {
     for round in 0..5 {
         for ending in ENDINGS {
             client.send(post("{}")).await;
-            let (mut wire, _) = asked(&backend).await;
+            let mut wire = tokio::select! {
+                (wire, _) = asked(&backend) => wire,
+                answer = client.response() => panic!("before {ending:?}, round {round}: {answer:?}"),
+            };
             wire.send(response(OK, "fresh")).await;
             let answer = client.response().await;
             assert_eq!(answer.body, b"fresh", "{ending:?}, round {round}");

@@ -23,8 +23,18 @@ async fn of_pieces(pieces: &[&'static str]) -> RequestBody {
 }
 
 async fn next(body: &mut RequestBody) -> Result<Bytes, Error> {
-    let frame = body.frame().await.expect("a piece")?;
+    let frame = soon(body.frame()).await.expect("a piece")?;
     Ok(frame.into_data().expect("data"))
+}
+
+/// Waits for what should happen.
+async fn soon<F: Future>(future: F) -> F::Output {
+    let waited = tokio::time::timeout(secs(20), future).await;
+    waited.expect("something happens")
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
 }
 
 // The limit.
@@ -70,10 +80,6 @@ async fn a_limit_outlives_another_stage() {
 }
 
 // Silences.
-
-fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_silence_that_lasts_too_long_is_an_error() {
@@ -123,7 +129,8 @@ async fn a_backend_that_does_not_read_is_not_the_clients_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_held_is_timed_as_well() {
     let (_sender, body) = in_pieces();
-    let error = body.with_idle_timeout(secs(5)).hold().await.unwrap_err();
+    let held = soon(body.with_idle_timeout(secs(5)).hold()).await;
+    let error = held.unwrap_err();
     assert_eq!(error.status(), 408);
 }
 

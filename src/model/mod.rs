@@ -25,6 +25,27 @@
 //! assert!(service.oneshot(request).await.is_ok());
 //! # });
 //! ```
+//!
+//! # Before a client of one's own
+//!
+//! Nothing else of the stack is needed: it stands before any client that takes a [`RequestBody`],
+//! such as hyper-util's, for requests with a URI of their own.
+//!
+//! ```
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::ServiceBuilder;
+//! use tower_openai_proxy::{ModelOverrideLayer, RequestBody};
+//!
+//! let client = Client::builder(TokioExecutor::new()).build_http::<RequestBody>();
+//! let service = ServiceBuilder::new()
+//!     .layer(ModelOverrideLayer::to("gpt-4o"))
+//!     .service(client);
+//! # fn is_service<S: tower::Service<http::Request<http_body_util::Full<bytes::Bytes>>>>(_: S) {}
+//! # is_service(service);
+//! ```
+//!
+//! The client's errors are the [source](std::error::Error::source) of this layer's, whatever their
+//! type.
 
 mod future;
 pub(crate) mod splice;

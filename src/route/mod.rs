@@ -32,6 +32,77 @@
 //! assert_eq!(response.extensions().get::<Backend>().unwrap().name(), "large");
 //! # });
 //! ```
+//!
+//! # By a rule of one's own
+//!
+//! A [`Rule`] sees the request's head and gives the backends to try. Here three requests of four
+//! go to the first backend, and each fails over to the other:
+//!
+//! ```
+//! use std::sync::atomic::{AtomicUsize, Ordering};
+//!
+//! use http::request::Parts;
+//! use tower_openai_proxy::{Backend, Config, OpenAiProxyLayer};
+//!
+//! let turn = AtomicUsize::new(0);
+//! let three_to_one = move |_: &Parts, backends: &[Backend]| {
+//!     let is_fourth = turn.fetch_add(1, Ordering::Relaxed) % 4 == 3;
+//!     let mut order = backends.to_vec();
+//!     order.rotate_left(usize::from(is_fourth));
+//!     order
+//! };
+//! let layer = OpenAiProxyLayer::from_config(Config::default()).with_rule(three_to_one);
+//! ```
+//!
+//! # A limit for each backend
+//!
+//! What stands below this layer finds the [`Backend`] in the request's extensions, so it can treat
+//! each as its own: here at most eight exchanges at a time, streams until their end. Where it
+//! answers [`Error::overloaded`] or [`Error::too_many_requests`] nothing was sent, so the next
+//! backend is tried, and this one isn't taken for broken.
+//!
+//! ```
+//! use std::{collections::HashMap, sync::Arc};
+//!
+//! use http::Request;
+//! use http_body_util::BodyExt;
+//! use tokio::sync::Semaphore;
+//! use tower::{ServiceExt, service_fn};
+//! use tower_openai_proxy::{
+//!     Backend, BackendRouteLayer, Config, Error, Forward, OpenAiProxyLayer, RequestBody,
+//! };
+//!
+//! let config = Config::default();
+//! let route = BackendRouteLayer::from_config(&config);
+//! let eight = |backend: &Backend| (backend.name().to_owned(), Arc::new(Semaphore::new(8)));
+//! let limits: Arc<HashMap<_, _>> = Arc::new(route.backends().iter().map(eight).collect());
+//! let forward = Forward::new();
+//! let limited = service_fn(move |request: Request<RequestBody>| {
+//!     let backend = request.extensions().get::<Backend>();
+//!     let limit = limits[backend.expect("chosen above").name()].clone();
+//!     let forward = forward.clone();
+//!     async move {
+//!         let permit = limit.try_acquire_owned().map_err(|_| Error::overloaded())?;
+//!         let response = forward.oneshot(request).await?;
+//!         // The permit goes where the body goes.
+//!         Ok::<_, Error>(response.map(|body| {
+//!             body.map_frame(move |frame| {
+//!                 let _ = &permit;
+//!                 frame
+//!             })
+//!         }))
+//!     }
+//! });
+//! let layer = OpenAiProxyLayer::with_forward(config, limited);
+//! # fn is_layer<L: tower::Layer<axum::routing::Route>>(_: L) {}
+//! # is_layer(layer);
+//! ```
+//!
+//! Any other middleware of tower's can be had for each backend in the same way: make a stack for
+//! each, such as
+//! `ServiceBuilder::new().buffer(100).rate_limit(5, second).service(forward.clone())`, keep them in
+//! the map, and hand the request to the one with the backend's name. The time in which a request
+//! waits in there for its turn counts as the backend's: its `timeout` runs.
 
 mod future;
 #[cfg(test)]
