@@ -451,6 +451,27 @@ async fn no_backend_sees_the_key_of_another() {
     }
 }
 
+#[tokio::test]
+async fn a_backends_key_spares_no_client_its_own() {
+    let backend = Backend::start().await;
+    let config = |settings| {
+        let entry = entry("LLM1", backend.address, r#""api_key_env":"OWN_KEY""#);
+        config_of(&[entry], settings)
+    };
+    let request = post("{}").replace("Authorization: Bearer sk-test\r\n", "");
+    let key = [("OWN_KEY", "sk-own")];
+
+    let server = Server::start_with(&config(""), &[], &key);
+    assert_eq!(ask(&server, &request).await.status(), 401);
+    assert!(!backend.is_contacted().await);
+
+    let server = Server::start_with(&config(r#""require_auth":false"#), &[], &key);
+    let backend = backend.record_all(response(OK, "1"));
+    assert_eq!(ask(&server, &request).await.body, b"1");
+    let seen = credentials(&backend.take()[0]);
+    assert_eq!(seen, [Some("Bearer sk-own".into()), None]);
+}
+
 // Cooldown.
 
 #[tokio::test]

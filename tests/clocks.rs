@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, time::Duration};
 
 use support::{
     Backend, Message, PATIENCE, Server, Unreachable, Wire, config_of, config_with, entry, find,
@@ -24,11 +24,6 @@ const LARGE: usize = 24 << 20;
 fn check(answer: &Message, status: u16, code: &str) {
     assert_eq!(answer.status(), status);
     assert_eq!(answer.error_code(), code);
-}
-
-/// A server for one backend `LLM1`.
-fn server_for(address: SocketAddr, settings: &str) -> Server {
-    Server::start(&config_of(&[entry("LLM1", address, "")], settings))
 }
 
 /// The next request of a new connection.
@@ -196,9 +191,10 @@ async fn a_backend_that_does_not_read_the_request_is_given_up() {
 
 // `connect_timeout`.
 
-async fn connect_to_nowhere(settings: &str) {
+async fn connect_to_nowhere(fields: &str, settings: &str) {
     let nowhere = Unreachable::start().await;
-    let server = server_for(nowhere.address, settings);
+    let entry = entry("LLM1", nowhere.address, fields);
+    let server = Server::start(&config_of(&[entry], settings));
     let mut client = Wire::connect(server.address).await;
     for _ in 0..2 {
         client.send(post("{}")).await;
@@ -209,8 +205,9 @@ async fn connect_to_nowhere(settings: &str) {
 #[tokio::test]
 async fn connecting_takes_no_longer_than_connect_timeout_and_timeout() {
     tokio::join!(
-        connect_to_nowhere(r#""connect_timeout":0.3"#),
-        connect_to_nowhere(r#""connect_timeout":1000,"timeout":0.3"#),
+        connect_to_nowhere("", r#""connect_timeout":0.3"#),
+        connect_to_nowhere("", r#""connect_timeout":1000,"timeout":0.3"#),
+        connect_to_nowhere(r#""timeout":0.3"#, r#""connect_timeout":1000"#),
     );
 }
 

@@ -691,7 +691,7 @@ async fn a_large_upload_is_refused_while_it_is_still_sent() {
     let (mut read, mut write) = client.stream.split();
     let written = async {
         use tokio::io::AsyncWriteExt;
-        let _ = write.write_all(request.as_bytes()).await;
+        write.write_all(request.as_bytes()).await
     };
     let answer = async {
         use tokio::io::AsyncReadExt;
@@ -700,7 +700,9 @@ async fn a_large_upload_is_refused_while_it_is_still_sent() {
         assert!(end.is_ok(), "no proper end: {end:?}");
         String::from_utf8(answer).unwrap()
     };
-    let (answer, ()) = support::soon("an answer", async { tokio::join!(answer, written) }).await;
+    let exchange = async { tokio::join!(answer, written) };
+    let (answer, written) = support::soon("an answer", exchange).await;
+    assert!(written.is_ok(), "the rest was not taken: {written:?}");
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     assert!(answer.contains("http_request_error"), "{answer}");
     assert!(!backend.is_contacted().await);

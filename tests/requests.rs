@@ -238,9 +238,10 @@ async fn connect_opens_no_tunnel() {
     let (backend, server) = proxy().await;
     let other = Backend::start().await;
 
-    let connect = bare(&format!("CONNECT {}", other.address));
-    let refusal = refused(&server, connect).await;
-    assert_eq!(refusal, (404, "destination_not_found".into()));
+    for target in [&*other.address.to_string(), "/v1/chat/completions"] {
+        let refusal = refused(&server, bare(&format!("CONNECT {target}"))).await;
+        assert_eq!(refusal, (404, "destination_not_found".into()));
+    }
 
     let client = Http2::connect(server.address).await;
     let connect = Request::connect(other.address.to_string()).body(http2::full(""));

@@ -1055,31 +1055,6 @@ async fn a_client_that_leaves_during_its_upload_ends_the_backends_request() {
 }
 
 #[tokio::test]
-#[ignore = "hyper doesn't see the client's end while it has input that it doesn't need yet"]
-async fn a_client_that_leaves_after_a_line_break_too_many_ends_the_backends_request() {
-    let (backend, server) = proxy().await;
-    let mut client = Wire::connect(server.address).await;
-    // RFC 9112, section 2.2: some send one after a body.
-    client.send(post("{}") + "\r\n").await;
-    let mut wire = backend.accept().await;
-    wire.request().await;
-    drop(client);
-    wire.closed().await;
-}
-
-#[tokio::test]
-#[ignore = "hyper doesn't see the client's end while it has input that it doesn't need yet"]
-async fn a_client_that_leaves_with_requests_in_line_ends_the_backends_request() {
-    let (backend, server) = proxy().await;
-    let mut client = Wire::connect(server.address).await;
-    client.send(post("{}") + &post("{}")).await;
-    let mut wire = backend.accept().await;
-    wire.request().await;
-    drop(client);
-    wire.closed().await;
-}
-
-#[tokio::test]
 async fn a_stream_reset_over_http2_before_the_head_ends_the_backends_request() {
     let (backend, server) = proxy().await;
     let (_client, asked, mut wire) = asking_over_http2(&backend, &server).await;

@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use tower::{Service, ServiceExt, util::Oneshot};
 
@@ -74,7 +74,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mount = self.shared.mount();
-        match mount.prefixes.classify(request.uri().path()) {
+        let ours = match *request.method() {
+            // It asks for a tunnel to somewhere, not for a resource (RFC 9110, section 9.3.6).
+            Method::CONNECT => Ours::No,
+            _ => mount.prefixes.classify(request.uri().path()),
+        };
+        match ours {
             Ours::Yes if self.shared.is_draining() => {
                 ResponseFuture::answer(Error::draining().to_response())
             }
