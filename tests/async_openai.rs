@@ -36,7 +36,7 @@ fn client(app: &Server, config: OpenAIConfig) -> Client<OpenAIConfig> {
 
 /// The stand-in for the API that comes with the server example.
 fn demo() -> (Server, String) {
-    let demo = Server::spawn(Server::command().arg("--demo"));
+    let demo = Server::demo(&[]);
     let config = config_of(&[entry("LLM1", demo.address, "")], "");
     (demo, config)
 }

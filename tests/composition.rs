@@ -445,7 +445,7 @@ async fn a_stand_in_for_backends_makes_an_app_testable_without_sockets() {
         }
     });
     let config = config(
-        r#"{"primary_backends":[{"name":"LLM1","url":"https://nobody.test","model":"mine"}]}"#,
+        r#"{"primary_backends":[{"name":"LLM1","url":"http://nobody.test","model":"mine"}]}"#,
     );
     let app = Router::new()
         .route("/", get("own"))

@@ -6,10 +6,6 @@ mod support;
 use serde_json::{Value, json};
 use support::{Message, Server, Wire, find, nobody, post, post_with};
 
-fn demo() -> Server {
-    Server::spawn(Server::command().arg("--demo"))
-}
-
 /// A question to this model, with further fields.
 fn question(model: &str, more: Value) -> String {
     let mut request = json!({
@@ -47,7 +43,7 @@ fn chunks(answer: &Message) -> Vec<Value> {
 
 #[tokio::test]
 async fn it_answers() {
-    let server = demo();
+    let server = Server::demo(&[]);
     let answer = ask(&server, post(&question("gpt-demo", json!({})))).await;
     assert_eq!(answer.start_line(), "HTTP/1.1 200 OK");
     for name in [
@@ -70,7 +66,7 @@ async fn it_answers() {
 
 #[tokio::test]
 async fn it_streams() {
-    let server = demo();
+    let server = Server::demo(&[]);
     let options = json!({ "stream": true, "stream_options": { "include_usage": true } });
     let answer = ask(&server, post(&question("gpt-demo", options))).await;
     assert_eq!(answer.status(), 200);
@@ -96,7 +92,7 @@ async fn it_streams() {
 
 #[tokio::test]
 async fn it_streams_word_by_word() {
-    let server = demo();
+    let server = Server::demo(&[]);
     let mut client = Wire::connect(server.address).await;
     client
         .send(post(&question("demo-silent", json!({ "stream": true }))))
@@ -110,7 +106,7 @@ async fn it_streams_word_by_word() {
 
 #[tokio::test]
 async fn it_calls_a_tool() {
-    let server = demo();
+    let server = Server::demo(&[]);
     let parameters = json!({
         "type": "object",
         "properties": { "city": { "type": "string" }, "days": { "type": "integer" } },
@@ -151,7 +147,7 @@ async fn it_calls_a_tool() {
 
 #[tokio::test]
 async fn errors_of_the_api_come_for_the_asking() {
-    let server = demo();
+    let server = Server::demo(&[]);
     for (status, code, field) in [
         (401, json!("invalid_api_key"), "www-authenticate"),
         (404, json!("model_not_found"), "x-request-id"),
@@ -180,7 +176,7 @@ async fn errors_of_the_api_come_for_the_asking() {
 
 #[tokio::test]
 async fn a_break_is_a_break() {
-    let server = demo();
+    let server = Server::demo(&[]);
     for stream in [true, false] {
         let mut client = Wire::connect(server.address).await;
         let request = question("demo-break", json!({ "stream": stream }));

@@ -12,7 +12,8 @@ use std::{
 use http::{Request, StatusCode};
 use serde_json::Value;
 use support::{
-    Backend, PATIENCE, Server, TempFile, Wire, config_for, config_of, config_with, entry,
+    Backend, DEMO_CONFIG, PATIENCE, Server, TempFile, Wire, config_for, config_of, config_with,
+    entry,
     http2::{Http2, collect, full},
     nobody, post, post_with, response,
 };
@@ -23,6 +24,14 @@ const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
 /// The server with these arguments, which ends by itself.
 fn run(arguments: &[&str]) -> Output {
     run_command(Server::command().args(arguments))
+}
+
+/// The same, with a configuration that can be used, at an address that can't.
+fn run_at(address: &str, workers: &str) -> Output {
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let mut command = Server::command();
+    command.args(["--listen", address, "--workers", workers]);
+    run_command(command.arg("--config").arg(&config.path))
 }
 
 fn run_command(command: &mut Command) -> Output {
@@ -129,7 +138,7 @@ async fn it_listens_on_the_address_that_was_asked_for() {
     free.bind(&any.into()).expect("a free port");
     let address = free.local_addr().expect("bound").as_socket();
     let address = address.expect("an IP address").to_string();
-    let server = Server::spawn(Server::command().args(["--demo", "--listen", &address]));
+    let server = Server::demo(&["--listen", &address]);
     assert_eq!(
         server.first_line,
         format!("listening on http://{address}\n")
@@ -142,7 +151,7 @@ async fn it_listens_on_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         return; // not everywhere
     }
-    let server = Server::spawn(Server::command().args(["--demo", "--listen", "[::1]:0"]));
+    let server = Server::demo(&["--listen", "[::1]:0"]);
     let port = server.address.port();
     assert_eq!(
         server.first_line,
@@ -156,7 +165,7 @@ fn a_taken_port_is_a_clear_error() {
     let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = holder.local_addr().expect("bound").to_string();
     for workers in ["1", "2"] {
-        let output = run(&["--demo", "--listen", &taken, "--workers", workers]);
+        let output = run_at(&taken, workers);
         let message = refused(&output, 1);
         assert!(message.contains(&taken), "{message}");
         assert!(message.contains("in use"), "{message}");
@@ -165,10 +174,10 @@ fn a_taken_port_is_a_clear_error() {
 
 #[tokio::test]
 async fn the_port_of_another_server_with_many_workers_is_taken_too() {
-    let server = Server::spawn(Server::command().args(["--demo", "--workers", "2"]));
+    let server = Server::demo(&["--workers", "2"]);
     let taken = server.address.to_string();
     for workers in ["1", "2"] {
-        let output = run(&["--demo", "--listen", &taken, "--workers", workers]);
+        let output = run_at(&taken, workers);
         assert!(refused(&output, 1).contains(&taken));
     }
 }
@@ -698,7 +707,7 @@ const SETTINGS: u8 = 4;
 
 #[tokio::test]
 async fn a_preface_of_http2_that_arrives_in_pieces_is_understood() {
-    let server = Server::spawn(Server::command().arg("--demo"));
+    let server = Server::demo(&[]);
     for first in [1, 3, 4, 14, 23] {
         let mut client = Wire::connect(server.address).await;
         let (begin, rest) = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".split_at(first);
@@ -713,7 +722,7 @@ async fn a_preface_of_http2_that_arrives_in_pieces_is_understood() {
 
 #[tokio::test]
 async fn a_request_of_http1_that_arrives_in_pieces_is_understood() {
-    let server = Server::spawn(Server::command().arg("--demo"));
+    let server = Server::demo(&[]);
     for request in [HEALTH, "PROPFIND /nothing HTTP/1.1\r\nHost: a\r\n\r\n"] {
         let mut client = Wire::connect(server.address).await;
         let (begin, rest) = request.split_at(2);

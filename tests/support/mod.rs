@@ -63,6 +63,11 @@ impl Server {
         Self::spawn(&mut command)
     }
 
+    /// Starts it with `--demo` and further arguments, whatever the build can reach.
+    pub fn demo(arguments: &[&str]) -> Self {
+        Self::start_with(DEMO_CONFIG, &[&["--demo"], arguments].concat(), &[])
+    }
+
     /// A command line of the server: one worker, a free port, `RUST_LOG` as if not set.
     pub fn command() -> Command {
         let mut command = Command::new(example("server"));
@@ -207,6 +212,10 @@ impl Drop for TempFile {
         let _ = std::fs::remove_file(&self.path);
     }
 }
+
+/// One backend, `LLM1`, which nobody resolves.
+pub const DEMO_CONFIG: &str =
+    r#"{"primary_backends":[{"name":"LLM1","url":"http://demo.invalid/v1"}]}"#;
 
 /// A configuration with this one backend, `LLM1`.
 pub fn config_for(backend: &Backend) -> String {
