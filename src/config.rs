@@ -68,7 +68,8 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `settings.cooldown` | 5 | seconds, see [`ConfigBuilder::cooldown`] |
 ///
 /// The [`Default`] is one backend, `LLM1`, at OpenAI, and every default of the table. A build
-/// without the cargo feature `native-tls` has it, too, but can't reach that backend.
+/// with neither of the cargo features `native-tls` and `rustls` has it, too, but can't reach that
+/// backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// In the order of the file, placeholders included; at least one has a URL.

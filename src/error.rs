@@ -76,7 +76,10 @@ pub(crate) enum Kind {
     NotAJsonObject,
     Refused,
     Dns,
-    #[cfg_attr(not(feature = "native-tls"), expect(dead_code))]
+    #[cfg_attr(
+        not(any(feature = "native-tls", feature = "rustls")),
+        expect(dead_code)
+    )]
     TlsCertificate,
     TlsProtocol,
     ConnectTimeout,

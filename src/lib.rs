@@ -50,7 +50,15 @@
 //!
 //! | feature | default | |
 //! | --- | --- | --- |
-//! | `native-tls` | yes | `https` backends, by the platform's TLS library. Without it such a URL is a configuration error. |
+//! | `native-tls` | yes | `https` backends, by the platform's TLS library |
+//! | `rustls` | | `https` backends, by rustls |
+//! | `http2` | | HTTP/2 to `https` backends that choose it, on as many connections as their limits make necessary |
+//!
+//! With neither `native-tls` nor `rustls` an `https` URL is a configuration error; with both,
+//! rustls is used, so that who asks for it need not turn the default off. It uses the cryptography
+//! of ring, whichever provider the process has as its default, and trusts the system's certificate
+//! authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`, on every system. (The platform's own
+//! verifier would not heed these variables everywhere, which is why rustls does the verifying.)
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,7 +1,10 @@
 //! HTTPS backends, with certificates of all sorts. `certificates/make` made them.
 
 // Elsewhere the certificate authorities are the system's, and can't be chosen for a test.
-#![cfg(all(feature = "native-tls", not(any(windows, target_vendor = "apple"))))]
+#![cfg(all(
+    any(feature = "native-tls", feature = "rustls"),
+    not(any(windows, target_vendor = "apple"))
+))]
 
 mod support;
 
@@ -208,6 +211,36 @@ async fn an_authority_that_nobody_named_is_not_trusted() {
         client.response().await.error_code(),
         "tls_certificate_error"
     );
+}
+
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn with_both_libraries_rustls_is_used() {
+    let backend = Https::start("expired").await;
+    let server = server_for(&[backend.entry("LLM1")], "");
+    let mut client = Wire::connect(server.address).await;
+    client.send(post("{}")).await;
+    backend.try_accept().await;
+    server.logged("invalid peer certificate").await;
+}
+
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn that_there_are_no_authorities_is_told_at_each_request() {
+    let backend = Https::start("good").await;
+    let config = config_of(&[backend.entry("LLM1")], "");
+    let nowhere = certificates().join("nowhere");
+    let nowhere = nowhere.to_str().expect("UTF-8");
+    let environment = [("SSL_CERT_FILE", nowhere), ("SSL_CERT_DIR", nowhere)];
+    let server = Server::start_with(&config, &[], &environment);
+    let mut client = Wire::connect(server.address).await;
+    for _ in 0..2 {
+        client.send(post("{}")).await;
+        let answer = client.response().await;
+        assert_eq!(answer.status(), 502);
+        assert_eq!(answer.error_code(), "tls_protocol_error");
+    }
+    assert!(!backend.backend.is_contacted().await);
 }
 
 // Handshakes.

@@ -131,8 +131,8 @@ impl BackendConfig {
     /// `X-Proxy-Backend`). It must not be empty, have control characters or have blanks at its
     /// ends.
     ///
-    /// The URL is what `/chat/completions` is appended to: absolute, `http` or (with the cargo
-    /// feature `native-tls`) `https`, without user name, password and fragment. Its own query, as
+    /// The URL is what `/chat/completions` is appended to: absolute, `http` or (with one of the cargo
+    /// features `native-tls` and `rustls`) `https`, without user name, password and fragment. Its own query, as
     /// in Azure's `?api-version=…`, is kept. An empty one makes the backend a placeholder, which
     /// is skipped.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {

@@ -25,7 +25,7 @@ pub(super) mod allowed {
 const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// Whether this build can speak TLS to backends.
-const TLS: bool = cfg!(feature = "native-tls");
+const TLS: bool = cfg!(any(feature = "native-tls", feature = "rustls"));
 
 impl ConfigBuilder {
     pub(super) fn build_with(self, environment: Environment<'_>) -> Result<Config, ConfigError> {
@@ -193,7 +193,9 @@ fn check_url(text: &str) -> Result<Uri, &'static str> {
         return Err("with a port from 1 to 65535, or without one");
     }
     if is_https && !TLS {
-        return Err("http: this build lacks the cargo feature `native-tls`, which https needs");
+        return Err(
+            "http: this build lacks the cargo features `native-tls` and `rustls`, one of which https needs",
+        );
     }
     Ok(url)
 }

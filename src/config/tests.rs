@@ -102,7 +102,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 #[test]
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
     let config = good(include_str!("../../config.json"));
     assert_eq!(config, good(COMMENTED));
@@ -123,10 +123,10 @@ fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
 }
 
 #[test]
-#[cfg(not(feature = "native-tls"))]
+#[cfg(not(any(feature = "native-tls", feature = "rustls")))]
 fn https_needs_tls() {
-    let message = "`primary_backends[0].url` must be http: this build lacks the cargo feature \
-                   `native-tls`, which https needs";
+    let message = "`primary_backends[0].url` must be http: this build lacks the cargo features \
+                   `native-tls` and `rustls`, one of which https needs";
     assert_bad(&COMMENTED.replace("\"https", "»\"https"), message);
 }
 
@@ -145,7 +145,7 @@ fn defaults() {
     assert_eq!(good(&with_url("http://a")).settings, settings);
     assert_eq!(good(&with_settings("{}")).settings, settings);
     assert_eq!(Config::default().settings, settings);
-    if cfg!(feature = "native-tls") {
+    if cfg!(any(feature = "native-tls", feature = "rustls")) {
         let file = good(r#"{"primary_backends": [{"name": "LLM1"}]}"#);
         assert_eq!(file, Config::default());
     }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+#[cfg(feature = "http2")]
+use super::http2;
 use super::{
     connect::Stream,
     http1::{Exchange, Head},
@@ -18,14 +20,17 @@ use crate::{backend::Backend, error::Error};
 
 /// A response's body as it comes from the backend.
 ///
-/// It *is* the connection: to drop it ends the exchange, not to poll it slows the backend down.
-/// When the body has ended well, the connection is kept for the next request.
+/// It *is* the connection, or the stream of HTTP/2: to drop it ends the exchange, not to poll it
+/// slows the backend down. When the body has ended well, the connection is kept for the next
+/// request.
 pub struct ResponseBody {
     state: State,
 }
 
 enum State {
     Open(Box<Download>),
+    #[cfg(feature = "http2")]
+    Http2(Box<http2::Download>, Backend),
     Trailers(Box<HeaderMap>),
     Ended,
 }
@@ -70,6 +75,15 @@ impl ResponseBody {
         body
     }
 
+    #[cfg(feature = "http2")]
+    pub(super) fn http2(download: Option<http2::Download>, backend: Backend) -> Self {
+        Self {
+            state: download.map_or(State::Ended, |download| {
+                State::Http2(Box::new(download), backend)
+            }),
+        }
+    }
+
     /// The end is acted on as soon as it is known: nobody asks again once `is_end_stream`.
     fn end_if_complete(&mut self) {
         if matches!(&self.state, State::Open(download) if download.exchange.is_end())
@@ -103,9 +117,18 @@ impl Body for ResponseBody {
                 None => self.end_if_complete(),
             }
         }
+        #[cfg(feature = "http2")]
+        if let State::Http2(download, backend) = &mut self.state {
+            let frame = ready!(download.poll_frame(cx));
+            let frame = frame.map(|frame| frame.map_err(|error| error.with_backend(backend)));
+            if !matches!(frame, Some(Ok(_))) || download.is_end() {
+                self.state = State::Ended;
+            }
+            return Poll::Ready(frame);
+        }
         Poll::Ready(match std::mem::replace(&mut self.state, State::Ended) {
             State::Trailers(trailers) => Some(Ok(Frame::trailers(*trailers))),
-            State::Ended | State::Open(_) => None,
+            _ => None,
         })
     }
 
@@ -116,6 +139,8 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Open(download) => download.exchange.size_hint(),
+            #[cfg(feature = "http2")]
+            State::Http2(download, _) => download.size_hint(),
             State::Trailers(_) | State::Ended => SizeHint::with_exact(0),
         }
     }

@@ -1,11 +1,12 @@
-//! Makes connections to backends: names, TCP and TLS are hyper-util's and hyper-tls's work, what is
-//! ours is to tell their failures apart.
+//! Makes connections to backends: names, TCP and TLS are the work of hyper-util and of the TLS
+//! libraries, what is ours is to tell their failures apart.
 
 use std::{
     error::Error as StdError,
     fmt, io,
     mem::MaybeUninit,
     pin::Pin,
+    sync::OnceLock,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,32 +22,22 @@ use tokio::{
 };
 use tower::{Service, ServiceExt, util::MapErr};
 
-#[cfg(feature = "native-tls")]
-use {
-    super::watched::Watched, hyper_util::rt::TokioIo, std::sync::OnceLock, tower::util::MapResponse,
-};
-
+#[cfg(feature = "http2")]
+use super::http2;
+use super::tls;
 use crate::{
     backend::Origin,
     error::{BoxError, Error, Kind},
 };
 
 type Resolver = MapErr<GaiResolver, fn(io::Error) -> DnsError>;
-type Tcp = HttpConnector<Resolver>;
-
-#[cfg(feature = "native-tls")]
-type Watch = fn(TokioIo<TcpStream>) -> TokioIo<Watched>;
-#[cfg(feature = "native-tls")]
-type Tls = hyper_tls::HttpsConnector<MapResponse<Tcp, Watch>>;
-#[cfg(feature = "native-tls")]
-type TlsStream = hyper_tls::TlsStream<TokioIo<TokioIo<Watched>>>;
+pub(super) type Tcp = HttpConnector<Resolver>;
 
 /// Connects to the origins of backends.
 pub(crate) struct Connector {
     tcp: Tcp,
     /// Made when it is needed: reading the certificate authorities takes a while.
-    #[cfg(feature = "native-tls")]
-    tls: OnceLock<Result<Tls, hyper_tls::native_tls::Error>>,
+    tls: OnceLock<Result<tls::Connector, BoxError>>,
 }
 
 impl Connector {
@@ -57,28 +48,19 @@ impl Connector {
         tcp.enforce_http(false);
         Self {
             tcp,
-            #[cfg(feature = "native-tls")]
             tls: OnceLock::new(),
         }
     }
 
     /// Makes ready what connections to this origin need, so that the first one needn't wait.
     pub(crate) fn prepare(&self, origin: &Origin) {
-        #[cfg(feature = "native-tls")]
         if origin.is_https() {
             let _ = self.tls();
         }
-        #[cfg(not(feature = "native-tls"))]
-        let _ = origin;
     }
 
-    #[cfg(feature = "native-tls")]
-    fn tls(&self) -> &Result<Tls, hyper_tls::native_tls::Error> {
-        self.tls.get_or_init(|| {
-            let tls = hyper_tls::native_tls::TlsConnector::new()?;
-            let watch: Watch = |tcp| TokioIo::new(Watched::new(tcp.into_inner()));
-            Ok((self.tcp.clone().map_response(watch), tls.into()).into())
-        })
+    fn tls(&self) -> &Result<tls::Connector, BoxError> {
+        self.tls.get_or_init(|| tls::Connector::new(&self.tcp))
     }
 
     /// Starts to connect. `period` is for all of it: the name, TCP and TLS.
@@ -95,20 +77,29 @@ impl Connector {
         })
     }
 
-    #[cfg(feature = "native-tls")]
     fn connect_tls(&self, origin: &Origin) -> Result<Attempt, Error> {
-        match self.tls() {
-            Ok(tls) => Ok(Attempt::Tls {
-                future: tls.clone().call(origin.uri().clone()),
-            }),
-            Err(error) => Err(Error::new(Kind::TlsProtocol).with_source(error.to_string())),
-        }
+        let tls = self.tls().as_ref();
+        let tls =
+            tls.map_err(|error| Error::new(Kind::TlsProtocol).with_source(error.to_string()))?;
+        let connecting = tls::connect(tls, origin.uri().clone());
+        let future = Box::pin(async move {
+            let stream = connecting.await?;
+            #[cfg(feature = "http2")]
+            if tls::has_chosen_http2(&stream) {
+                let socket = SockRef::from(tls::tcp(&stream)).try_clone().ok();
+                return Ok(Connected::Http2(http2::connect(stream, socket).await?));
+            }
+            Ok(Connected::Http1(Stream::Tls(Box::new(stream))))
+        });
+        Ok(Attempt::Tls { future })
     }
+}
 
-    #[cfg(not(feature = "native-tls"))]
-    fn connect_tls(&self, _: &Origin) -> Result<Attempt, Error> {
-        Err(Error::new(Kind::TlsProtocol).with_source("built without TLS"))
-    }
+/// A new connection, by the version of HTTP that it speaks.
+pub(crate) enum Connected {
+    Http1(Stream),
+    #[cfg(feature = "http2")]
+    Http2(http2::Connection),
 }
 
 pin_project! {
@@ -119,47 +110,30 @@ pin_project! {
     }
 }
 
-#[cfg(feature = "native-tls")]
 pin_project! {
     #[project = AttemptProj]
     enum Attempt {
         Tcp { #[pin] future: <Tcp as Service<Uri>>::Future },
-        Tls { #[pin] future: <Tls as Service<Uri>>::Future },
-    }
-}
-
-#[cfg(not(feature = "native-tls"))]
-pin_project! {
-    #[project = AttemptProj]
-    enum Attempt {
-        Tcp { #[pin] future: <Tcp as Service<Uri>>::Future },
+        Tls { future: Pin<Box<dyn Future<Output = Result<Connected, BoxError>> + Send>> },
     }
 }
 
 impl Future for Attempt {
-    type Output = Result<Stream, BoxError>;
+    type Output = Result<Connected, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project() {
             AttemptProj::Tcp { future } => {
                 let tcp = ready!(future.poll(cx)).map_err(BoxError::from)?;
-                Ok(Stream::Tcp(tcp.into_inner()))
+                Ok(Connected::Http1(Stream::Tcp(tcp.into_inner())))
             }
-            #[cfg(feature = "native-tls")]
-            AttemptProj::Tls { future } => match ready!(future.poll(cx))? {
-                hyper_tls::MaybeHttpsStream::Http(tcp) => {
-                    Ok(Stream::Tcp(tcp.into_inner().into_tcp()))
-                }
-                hyper_tls::MaybeHttpsStream::Https(tls) => {
-                    Ok(Stream::Tls(Box::new(tls.into_inner())))
-                }
-            },
+            AttemptProj::Tls { future } => ready!(future.as_mut().poll(cx)),
         })
     }
 }
 
 impl Future for Connecting {
-    type Output = Result<Stream, Error>;
+    type Output = Result<Connected, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let connected = ready!(self.project().attempt.poll(cx));
@@ -175,19 +149,16 @@ fn classify(error: BoxError) -> Error {
     let mut kind = Kind::Refused;
     let mut next: Option<&(dyn StdError + 'static)> = Some(&*error);
     while let Some(cause) = next {
-        next = cause.source();
+        // `source` skips what an I/O error wraps.
+        let wrapped = cause.downcast_ref::<io::Error>();
+        next = match wrapped.and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        };
         if cause.is::<DnsError>() {
             kind = Kind::Dns;
         }
-        #[cfg(feature = "native-tls")]
-        if let Some(tls) = cause.downcast_ref::<hyper_tls::native_tls::Error>() {
-            // The libraries below give no more than a text. An alert is what the backend says.
-            let text = tls.to_string().to_lowercase();
-            kind = match text.contains("certificate") && !text.contains("alert") {
-                true => Kind::TlsCertificate,
-                false => Kind::TlsProtocol,
-            };
-        }
+        kind = tls::kind(cause).unwrap_or(kind);
         if let Some(cause) = cause.downcast_ref::<io::Error>()
             && cause.kind() == io::ErrorKind::TimedOut
         {
@@ -216,16 +187,14 @@ impl StdError for DnsError {
 /// A connection to a backend.
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    #[cfg(feature = "native-tls")]
-    Tls(Box<TlsStream>),
+    Tls(Box<tls::TlsStream>),
 }
 
 impl Stream {
     fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tcp(tcp) => tcp,
-            #[cfg(feature = "native-tls")]
-            Self::Tls(tls) => below(tls).tcp(),
+            Self::Tls(tls) => tls::tcp(tls),
         }
     }
 
@@ -246,17 +215,11 @@ impl Stream {
     }
 }
 
-#[cfg(feature = "native-tls")]
-fn below(tls: &TlsStream) -> &Watched {
-    tls.get_ref().get_ref().get_ref().inner().inner()
-}
-
 /// Calls a method of whichever stream it is.
 macro_rules! delegate {
     ($self:ident, $method:ident, $($argument:expr),*) => {
         match $self.get_mut() {
             Stream::Tcp(tcp) => Pin::new(tcp).$method($($argument),*),
-            #[cfg(feature = "native-tls")]
             Stream::Tls(tls) => Pin::new(tls).$method($($argument),*),
         }
     };
@@ -270,12 +233,11 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            #[cfg(feature = "native-tls")]
             Self::Tls(tls) => {
                 let room = buffer.remaining();
                 ready!(Pin::new(&mut *tls).poll_read(cx, buffer))?;
                 let is_end = buffer.remaining() == room;
-                Poll::Ready(match is_end && below(tls).is_cut() {
+                Poll::Ready(match is_end && tls::is_cut(tls) {
                     true => Err(io::ErrorKind::UnexpectedEof.into()),
                     false => Ok(()),
                 })

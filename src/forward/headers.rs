@@ -1,6 +1,8 @@
 //! Which header fields are passed on (RFC 9110, section 7.6.1). Pure functions.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{auth::API_KEY, backend::Backend, route::X_PROXY_BACKEND};
 
 /// Fields that concern one connection, not the message.
 pub(crate) fn is_hop_by_hop(name: &str) -> bool {
@@ -41,6 +43,32 @@ impl<'a> Nominated<'a> {
             .iter()
             .any(|nominated| nominated.eq_ignore_ascii_case(name.as_bytes()))
     }
+}
+
+/// Whether a field of a request isn't for this backend, whatever its value: it concerns the
+/// connection or the proxy, or the backend's own takes its place.
+pub(crate) fn stays_here(name: &HeaderName, nominated: &Nominated<'_>, backend: &Backend) -> bool {
+    match *name {
+        header::HOST => true,
+        header::AUTHORIZATION if backend.credential().is_some() => true,
+        _ if *name == API_KEY && backend.credential().is_some() => true,
+        _ if *name == X_PROXY_BACKEND => true,
+        _ => is_hop_by_hop(name.as_str()) || nominated.contains(name.as_str()),
+    }
+}
+
+/// Whether a request's trailer is passed on: never one that frames, routes or authenticates the
+/// message (RFC 9110, section 6.5.1).
+pub(crate) fn may_trail(name: &HeaderName) -> bool {
+    let belongs_into_the_head = [
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::TRAILER,
+        API_KEY,
+        X_PROXY_BACKEND,
+    ];
+    !is_hop_by_hop(name.as_str()) && !belongs_into_the_head.contains(name)
 }
 
 /// Whether a request is in a transfer coding besides `chunked`, which alone has been undone.

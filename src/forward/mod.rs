@@ -32,9 +32,10 @@ mod connect;
 mod future;
 mod headers;
 mod http1;
+#[cfg(feature = "http2")]
+mod http2;
 mod pool;
-#[cfg(feature = "native-tls")]
-mod watched;
+mod tls;
 
 use std::{
     fmt,
@@ -57,6 +58,9 @@ use crate::{
 
 /// The client of backends: HTTP/1.1 over TCP or TLS, on connections that are kept and used again.
 ///
+/// With the cargo feature `http2` a backend with TLS may choose HTTP/2 (by ALPN). Its connections
+/// are shared by as many requests as it allows, and another one is made when they are used up.
+///
 /// Clones share the connections. Dropping a response's future or its body ends the backend's
 /// request at once. A request is never sent twice.
 #[derive(Clone)]
@@ -68,8 +72,8 @@ pub struct Forward {
 impl Forward {
     /// A client without connections yet.
     ///
-    /// Should the system's TLS library not work, requests to `https` backends fail with
-    /// `tls_protocol_error`.
+    /// Should the TLS library not work, or find no certificate authorities, requests to `https`
+    /// backends fail with `tls_protocol_error`.
     pub fn new() -> Self {
         Self {
             connector: Arc::new(Connector::new()),
@@ -81,6 +85,24 @@ impl Forward {
     pub(crate) fn prepare(&self, backends: &[Backend]) {
         for backend in backends {
             self.connector.prepare(backend.origin());
+        }
+    }
+
+    /// Sends a request on a connection that is kept, or else makes one.
+    fn start(&self, request: Request<RequestBody>, backend: Backend) -> ResponseFuture {
+        #[cfg(feature = "http2")]
+        if let Some(reserved) = self.pool.reserve(backend.origin()) {
+            return ResponseFuture::reserved(request, reserved, backend, self.clone());
+        }
+        if let Some(stream) = self.pool.take(backend.origin()) {
+            return ResponseFuture::send(request, stream, backend, self.pool.clone());
+        }
+        let period = backend.timeouts().connect;
+        match self.connector.connect(backend.origin(), period) {
+            Ok(connecting) => {
+                ResponseFuture::connect(request, connecting, backend, self.pool.clone())
+            }
+            Err(error) => ResponseFuture::failed(error.with_backend(&backend)),
         }
     }
 
@@ -121,17 +143,7 @@ where
         if headers::is_coded(request.headers()) {
             return ResponseFuture::failed(Error::new(Kind::BodyCoded));
         }
-        let request = request.map(RequestBody::new);
-        if let Some(stream) = self.pool.take(backend.origin()) {
-            return ResponseFuture::send(request, stream, backend, self.pool.clone());
-        }
-        let period = backend.timeouts().connect;
-        match self.connector.connect(backend.origin(), period) {
-            Ok(connecting) => {
-                ResponseFuture::connect(request, connecting, backend, self.pool.clone())
-            }
-            Err(error) => ResponseFuture::failed(error.with_backend(&backend)),
-        }
+        self.start(request.map(RequestBody::new), backend)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Idle connections to backends.
+//! Connections to backends that can be used again.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -8,6 +8,8 @@ use std::{
 use tokio::time::Instant;
 
 use super::connect::Stream;
+#[cfg(feature = "http2")]
+use super::http2;
 use crate::backend::Origin;
 
 /// How long a connection may be idle.
@@ -23,7 +25,8 @@ const MAX_IDLE: usize = 512;
 /// runtime may not have heard of it yet.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// The idle connections of one [`Forward`](super::Forward) and its clones.
+/// The connections of one [`Forward`](super::Forward) and its clones: the idle ones, and those that
+/// take more than one request at a time.
 #[derive(Default)]
 pub(crate) struct Pool {
     state: Mutex<State>,
@@ -32,8 +35,17 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct State {
     /// There are few origins.
-    origins: Vec<(Origin, Vec<Idle>)>,
+    origins: Vec<(Origin, Kept)>,
     is_swept: bool,
+}
+
+/// The connections to one origin.
+#[derive(Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    /// The oldest first.
+    #[cfg(feature = "http2")]
+    http2: Vec<http2::Connection>,
 }
 
 struct Idle {
@@ -50,11 +62,25 @@ impl Idle {
     }
 }
 
+impl Kept {
+    /// Lets go what isn't usable, and says whether anything is left.
+    fn sweep(&mut self) -> bool {
+        self.idle.retain_mut(Idle::is_usable);
+        #[cfg(feature = "http2")]
+        {
+            self.http2.retain_mut(|open| open.is_usable(IDLE_TIMEOUT));
+            !self.idle.is_empty() || !self.http2.is_empty()
+        }
+        #[cfg(not(feature = "http2"))]
+        !self.idle.is_empty()
+    }
+}
+
 impl Pool {
     /// The connection that was used last of those that still work.
     pub(crate) fn take(&self, origin: &Origin) -> Option<Stream> {
         loop {
-            let mut idle = self.lock().idle(origin)?.pop()?;
+            let mut idle = self.lock().kept(origin)?.idle.pop()?;
             if idle.is_usable() {
                 return Some(idle.stream);
             }
@@ -62,14 +88,45 @@ impl Pool {
     }
 
     pub(crate) fn put(self: &Arc<Self>, origin: &Origin, stream: Stream) {
-        let mut state = self.lock();
         let since = Instant::now();
-        match state.idle(origin) {
-            Some(idle) if idle.len() < MAX_IDLE => idle.push(Idle { stream, since }),
-            Some(_) => {}
+        self.keep(origin, |kept| {
+            if kept.idle.len() < MAX_IDLE {
+                kept.idle.push(Idle { stream, since });
+            }
+        });
+    }
+
+    /// A place for a stream on the oldest connection that has one, so that others can fall idle.
+    #[cfg(feature = "http2")]
+    pub(crate) fn reserve(&self, origin: &Origin) -> Option<http2::Reserved> {
+        let mut state = self.lock();
+        state
+            .kept(origin)?
+            .http2
+            .iter()
+            .find_map(http2::Connection::reserve)
+    }
+
+    /// Shares a connection, and gives the first place on it.
+    #[cfg(feature = "http2")]
+    pub(crate) fn share(
+        self: &Arc<Self>,
+        origin: &Origin,
+        connection: http2::Connection,
+    ) -> Option<http2::Reserved> {
+        let reserved = connection.reserve();
+        self.keep(origin, |kept| kept.http2.push(connection));
+        reserved
+    }
+
+    fn keep(self: &Arc<Self>, origin: &Origin, add: impl FnOnce(&mut Kept)) {
+        let mut state = self.lock();
+        match state.kept(origin) {
+            Some(kept) => add(kept),
             None => {
-                let idle = vec![Idle { stream, since }];
-                state.origins.push((origin.clone(), idle));
+                let mut kept = Kept::default();
+                add(&mut kept);
+                state.origins.push((origin.clone(), kept));
             }
         }
         if !std::mem::replace(&mut state.is_swept, true) {
@@ -84,7 +141,7 @@ impl Pool {
 }
 
 impl State {
-    fn idle(&mut self, origin: &Origin) -> Option<&mut Vec<Idle>> {
+    fn kept(&mut self, origin: &Origin) -> Option<&mut Kept> {
         let mut origins = self.origins.iter_mut();
         Some(&mut origins.find(|(other, _)| other == origin)?.1)
     }
@@ -96,10 +153,7 @@ async fn sweep(pool: Weak<Pool>) {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.lock();
-        for (_, idle) in &mut state.origins {
-            idle.retain_mut(Idle::is_usable);
-        }
-        state.origins.retain(|(_, idle)| !idle.is_empty());
+        state.origins.retain_mut(|(_, kept)| kept.sweep());
         if state.origins.is_empty() {
             state.is_swept = false;
             return;

@@ -9,10 +9,8 @@ use http::{HeaderValue, Method, Version, header, request::Parts};
 use http_body::SizeHint;
 
 use crate::{
-    auth::API_KEY,
     backend::Backend,
-    forward::headers::{Nominated, asks_for_trailers, is_hop_by_hop},
-    route::X_PROXY_BACKEND,
+    forward::headers::{Nominated, asks_for_trailers, stays_here},
 };
 
 /// How the end of a request's body is told (RFC 9112, section 6).
@@ -25,7 +23,7 @@ pub(crate) enum Framing {
 }
 
 impl Framing {
-    fn of(parts: &Parts, body: &SizeHint) -> Self {
+    pub(crate) fn of(parts: &Parts, body: &SizeHint) -> Self {
         match body.exact() {
             None => Self::Chunked,
             // These are expected to have a body (RFC 9110, section 8.6).
@@ -64,7 +62,6 @@ pub(crate) fn encode_head(
     let mut cookies_are_written = false;
     for (name, value) in &parts.headers {
         match *name {
-            header::HOST => {}
             // Where it was, but with the length that the body has now.
             header::CONTENT_LENGTH | header::TRANSFER_ENCODING => {
                 if !framing_is_written {
@@ -79,10 +76,7 @@ pub(crate) fn encode_head(
                 }
             }
             header::TRAILER if framing != Framing::Chunked => {}
-            header::AUTHORIZATION if backend.credential().is_some() => {}
-            _ if *name == API_KEY && backend.credential().is_some() => {}
-            _ if *name == X_PROXY_BACKEND => {}
-            _ if is_hop_by_hop(name.as_str()) || nominated.contains(name.as_str()) => {}
+            _ if stays_here(name, &nominated, backend) => {}
             // HTTP/2 may have split it (RFC 9113, section 8.2.3).
             header::COOKIE if joins_cookies => {
                 if !cookies_are_written {

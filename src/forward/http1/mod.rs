@@ -14,4 +14,6 @@ mod exchange;
 mod head;
 mod upload;
 
+#[cfg(feature = "http2")]
+pub(crate) use self::{encode::Framing, upload::wrong_length};
 pub(crate) use self::{encode::encode_head, exchange::Exchange, head::Head};

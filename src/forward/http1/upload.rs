@@ -7,17 +7,15 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, HeaderName, header};
+use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::encode::{Framing, write_field};
 use crate::{
-    auth::API_KEY,
     body::RequestBody,
     error::{Error, Kind},
-    forward::headers::is_hop_by_hop,
-    route::X_PROXY_BACKEND,
+    forward::headers::may_trail,
 };
 
 /// Pieces up to this size are copied behind the head or each other; larger ones are written from
@@ -175,20 +173,7 @@ impl Upload {
     }
 }
 
-/// Whether a trailer is passed on: never one that frames, routes or authenticates the message
-/// (RFC 9110, section 6.5.1).
-fn may_trail(name: &HeaderName) -> bool {
-    let belongs_into_the_head = [
-        header::AUTHORIZATION,
-        header::CONTENT_LENGTH,
-        header::HOST,
-        header::TRAILER,
-        API_KEY,
-        X_PROXY_BACKEND,
-    ];
-    !is_hop_by_hop(name.as_str()) && !belongs_into_the_head.contains(name)
-}
-
-fn wrong_length() -> Error {
+/// The client is at fault: a body must be as long as its head says.
+pub(crate) fn wrong_length() -> Error {
     Error::new(Kind::BodyBroken).with_source("the body is not as long as was announced")
 }

@@ -14,26 +14,22 @@ use tokio::{
 /// The TLS libraries show the same end of data whether the backend announced it (`close_notify`) or
 /// the connection was cut (RFC 9112, section 9.8). After an announcement nothing more is read, so
 /// the end of TCP is only read where it was cut.
-pub(super) struct Watched {
+pub(crate) struct Watched {
     tcp: TcpStream,
     is_cut: bool,
 }
 
 impl Watched {
-    pub(super) fn new(tcp: TcpStream) -> Self {
+    pub(crate) fn new(tcp: TcpStream) -> Self {
         Self { tcp, is_cut: false }
     }
 
-    pub(super) fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    pub(super) fn into_tcp(self) -> TcpStream {
-        self.tcp
-    }
-
     /// Whether TLS wanted to read on and there was nothing any more.
-    pub(super) fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.is_cut
     }
 }
