@@ -471,8 +471,8 @@ async fn an_http_1_0_client_sees_that_a_response_was_broken_off() {
             .await;
         let mut wire = backend.accept().await;
         wire.request().await;
-        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-            .await;
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+        wire.send(format!("{head}3\r\nabc\r\n")).await;
         client.until("abc").await;
         wire.send(end).await;
         drop(wire);
