@@ -65,7 +65,6 @@ use crate::{
 /// request at once. A request is never sent twice.
 #[derive(Clone)]
 pub struct Forward {
-    connector: Arc<Connector>,
     pool: Arc<Pool>,
 }
 
@@ -76,15 +75,14 @@ impl Forward {
     /// backends fail with `tls_protocol_error`.
     pub fn new() -> Self {
         Self {
-            connector: Arc::new(Connector::new()),
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(Arc::new(Connector::new()))),
         }
     }
 
     /// Makes ready what connections to these backends need, so that the first request needn't wait.
     pub(crate) fn prepare(&self, backends: &[Backend]) {
         for backend in backends {
-            self.connector.prepare(backend.origin());
+            self.pool.connector().prepare(backend.origin());
         }
     }
 
@@ -98,7 +96,7 @@ impl Forward {
             return ResponseFuture::send(request, stream, backend, self.pool.clone());
         }
         let period = backend.timeouts().connect;
-        match self.connector.connect(backend.origin(), period) {
+        match self.pool.connector().connect(backend.origin(), period) {
             Ok(connecting) => {
                 ResponseFuture::connect(request, connecting, backend, self.pool.clone())
             }
@@ -111,8 +109,7 @@ impl Forward {
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
         Self {
-            connector: self.connector.clone(),
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(self.pool.connector().clone())),
         }
     }
 }
@@ -136,8 +133,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
-        let Some(backend) = request.extensions_mut().remove::<Backend>() else {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let Some(backend) = request.extensions().get::<Backend>().cloned() else {
             return ResponseFuture::failed(Error::new(Kind::NoBackend));
         };
         if headers::is_coded(request.headers()) {

@@ -1,12 +1,80 @@
-//! Measures silence: how long a body has been pending.
+//! The clocks of an exchange: how long the response's head is waited for, and how long a body has
+//! been silent.
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Runs from the last piece of the request that was passed on, until the response's head.
+///
+/// What the stages below do only leaves a mark. The time is taken when the exchange is next looked
+/// at: at once, where its body is read by the same task, else after a period at the latest.
+pub(super) struct HeadClock {
+    period: Duration,
+    progress: Arc<Progress>,
+    deadline: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl HeadClock {
+    pub(super) fn new(period: Duration) -> Self {
+        Self {
+            period,
+            progress: Arc::new(Progress(AtomicU8::new(STILL))),
+            deadline: None,
+            timer: None,
+        }
+    }
+
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
+    /// To be polled while there is no head; ready when that has lasted too long.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let moves = self.progress.moves();
+        let deadline = match self.deadline {
+            Some(deadline) if !moves => deadline,
+            _ => Instant::now() + self.period,
+        };
+        self.deadline = Some(deadline);
+        poll_deadline(&mut self.timer, deadline, cx)
+    }
+}
+
+/// How far a request has been passed on: what the head clock goes by.
+pub(crate) struct Progress(AtomicU8);
+
+const STILL: u8 = 0;
+const MOVED: u8 = 1;
+const HELD_UP: u8 = 2;
+
+impl Progress {
+    /// The request has come further, or is held up by something other than the backend's answer.
+    pub(crate) fn note(&self, is_held_up: bool) {
+        let state = if is_held_up { HELD_UP } else { MOVED };
+        self.0.store(state, Ordering::Relaxed);
+    }
+
+    /// Whether it has come further since the last look, or may do so without the backend.
+    fn moves(&self) -> bool {
+        let state = self.0.load(Ordering::Relaxed);
+        if state == MOVED {
+            // Unless something was noted just now, on another task.
+            let relaxed = Ordering::Relaxed;
+            let _ = self.0.compare_exchange(MOVED, STILL, relaxed, relaxed);
+        }
+        state != STILL
+    }
+}
 
 /// Runs only while a body that is polled has nothing to give. A slow reader doesn't poll, so its
 /// pauses are nobody's silence.
