@@ -2,16 +2,19 @@
 //! been silent.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// Runs from the last piece of the request that was passed on, until the response's head.
 ///
@@ -21,7 +24,7 @@ pub(super) struct HeadClock {
     period: Duration,
     progress: Arc<Progress>,
     deadline: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl HeadClock {
@@ -30,7 +33,7 @@ impl HeadClock {
             period,
             progress: Arc::new(Progress(AtomicU8::new(STILL))),
             deadline: None,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -46,7 +49,7 @@ impl HeadClock {
             _ => Instant::now() + self.period,
         };
         self.deadline = Some(deadline);
-        poll_deadline(&mut self.timer, deadline, cx)
+        self.timer.poll(deadline, cx)
     }
 }
 
@@ -84,7 +87,7 @@ impl Progress {
 pub(crate) struct IdleClock {
     period: Duration,
     silent_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl IdleClock {
@@ -92,7 +95,7 @@ impl IdleClock {
         Self {
             period,
             silent_since: None,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -104,25 +107,54 @@ impl IdleClock {
     /// To be polled where there is no piece; ready when that has lasted too long.
     pub(crate) fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = *self.silent_since.get_or_insert_with(Instant::now) + self.period;
-        poll_deadline(&mut self.timer, deadline, cx)
+        self.timer.poll(deadline, cx)
     }
 }
 
-/// Polls a timer that is made at the first use and moved only when it fires too early.
-pub(super) fn poll_deadline(
-    timer: &mut Option<Pin<Box<Sleep>>>,
-    deadline: Instant,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-    if timer.deadline() > deadline {
-        timer.as_mut().reset(deadline);
-    }
-    while timer.as_mut().poll(cx).is_ready() {
-        if timer.deadline() >= deadline {
-            return Poll::Ready(());
+/// A timer of the runtime that is made at the first use and moved only when it fires too early.
+#[derive(Default)]
+pub(super) struct Timer(Option<Armed>);
+
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    /// Of the task that it wakes; none while it isn't set.
+    waker: Option<Waker>,
+}
+
+impl Timer {
+    /// Ready when the deadline is over.
+    pub(super) fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let armed = self.0.get_or_insert_with(|| Armed {
+            sleep: Box::pin(sleep_until(deadline)),
+            waker: None,
+        });
+        if armed.sleep.deadline() > deadline {
+            armed.reset(deadline);
         }
-        timer.as_mut().reset(deadline);
+        while !armed.is_set(cx.waker()) {
+            // A task that has used up its budget isn't kept from setting it.
+            let mut sleep = pin!(unconstrained(&mut armed.sleep));
+            if sleep.as_mut().poll(cx).is_pending() {
+                armed.waker = Some(cx.waker().clone());
+            } else if armed.sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            } else {
+                armed.reset(deadline);
+            }
+        }
+        Poll::Pending
     }
-    Poll::Pending
+}
+
+impl Armed {
+    fn reset(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.waker = None;
+    }
+
+    /// Whether it will wake this task: most polls find it as the last one left it.
+    fn is_set(&self, waker: &Waker) -> bool {
+        let is_its = |set: &Waker| set.will_wake(waker);
+        self.waker.as_ref().is_some_and(is_its) && !self.sleep.is_elapsed()
+    }
 }
