@@ -4,16 +4,9 @@
 
 mod support;
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use support::{Backend, Server, TempFile, Wire, config_for, nobody, post, response, soon};
-
-/// Sends a signal to the server.
-fn signal(server: &Server, signal: &str) {
-    let id = server.id().to_string();
-    let sent = Command::new("kill").args(["-s", signal, &id]).status();
-    assert!(sent.expect("kill(1)").success());
-}
 
 fn start(config: &TempFile, arguments: &[&str]) -> Server {
     let mut command = Server::command();
@@ -64,7 +57,7 @@ async fn a_hangup_reloads_and_what_is_in_flight_stays_where_it_began() {
     old_wire.request().await;
 
     fs::write(&file.path, config("new", &new.url())).unwrap();
-    signal(&server, "HUP");
+    server.signal("HUP");
     until_backends(&server, "new").await;
 
     let mut after = Wire::connect(server.address).await;
@@ -90,7 +83,7 @@ async fn connections_that_were_there_before_get_the_new_configuration() {
 
     let nowhere = format!("http://{}/v1", nobody().await);
     fs::write(&file.path, config("nowhere", &nowhere)).unwrap();
-    signal(&server, "HUP");
+    server.signal("HUP");
     until_backends(&server, "nowhere").await;
 
     client.send(post("{}")).await;
@@ -110,7 +103,7 @@ async fn a_reload_keeps_the_connections_to_a_backend_that_did_not_change() {
     client.response().await;
 
     fs::write(&file.path, config("renamed", &backend.url())).unwrap();
-    signal(&server, "HUP");
+    server.signal("HUP");
     until_backends(&server, "renamed").await;
 
     client.send(post("{\"n\":2}")).await;
@@ -130,7 +123,7 @@ async fn a_file_that_cannot_be_used_is_reported_as_at_the_start_and_the_old_one_
         .unwrap();
     assert_eq!(at_start.status.code(), Some(2));
 
-    signal(&server, "HUP");
+    server.signal("HUP");
     server.logged("the old configuration stays").await;
 
     let message = String::from_utf8(at_start.stderr).unwrap();
@@ -186,7 +179,7 @@ async fn what_is_in_flight_ends_by_itself_and_new_work_is_refused_meanwhile() {
         idle.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
         idle.response().await;
 
-        signal(&server, end);
+        server.signal(end);
         idle.closed().await;
         let health = get(&server, "/health").await;
         assert_eq!(health.status(), 503);
@@ -217,7 +210,7 @@ async fn draining_ends_when_its_time_is_over() {
     let mut wire = backend.accept().await;
     wire.request().await;
 
-    signal(&server, "TERM");
+    server.signal("TERM");
     assert_eq!(soon("the end", server.ended()).await, Some(0));
     client.closed().await;
     wire.closed().await;
@@ -227,6 +220,22 @@ async fn draining_ends_when_its_time_is_over() {
 async fn a_server_without_work_ends_at_once() {
     let backend = Backend::start().await;
     let mut server = Server::start(&config_for(&backend));
-    signal(&server, "TERM");
+    server.signal("TERM");
+    assert_eq!(soon("the end", server.ended()).await, Some(0));
+}
+
+#[tokio::test]
+async fn connections_that_have_said_nothing_yet_do_not_hold_up_the_end() {
+    let backend = Backend::start().await;
+    let mut server = Server::start(&config_for(&backend));
+    let mut silent = Wire::connect(server.address).await;
+    let mut begun = Wire::connect(server.address).await;
+    begun.send("PRI * HTTP/2.0").await;
+    // It has been accepted after them.
+    assert_eq!(get(&server, "/health").await.status(), 200);
+
+    server.signal("TERM");
+    silent.closed().await;
+    begun.closed().await;
     assert_eq!(soon("the end", server.ended()).await, Some(0));
 }
