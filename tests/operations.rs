@@ -239,3 +239,62 @@ async fn connections_that_have_said_nothing_yet_do_not_hold_up_the_end() {
     begun.closed().await;
     assert_eq!(soon("the end", server.ended()).await, Some(0));
 }
+
+// Warnings.
+
+/// Waits until it was reloaded so many times, and gives the lines of the log that are warnings.
+async fn warnings(server: &Server, reloads: usize) -> Vec<String> {
+    soon("the reload", async {
+        while server.log().matches("configuration reloaded").count() < reloads {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let log = server.log();
+    let warnings = log.lines().filter(|line| line.contains(" WARN "));
+    warnings.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_risky_configuration_is_warned_of_at_the_start_and_at_each_reload() {
+    let risky = r#"{"primary_backends":[
+        {"name":"one","url":"http://192.0.2.1/v1?key=sk-one"},
+        {"name":"two","url":"http://192.0.2.2/v1?key=sk-two"}]}"#;
+    let file = TempFile::new("config.json", risky);
+    let server = start(&file, &[]);
+    for (reloads, config, expected) in [
+        (1, risky, 4), // those of the start, too
+        (2, &config("one", "http://127.0.0.1/v1"), 4),
+        (3, risky, 6),
+    ] {
+        fs::write(&file.path, config).unwrap();
+        server.signal("HUP");
+        let warnings = warnings(&server, reloads).await;
+        assert_eq!(warnings.len(), expected, "{warnings:#?}");
+        for pair in warnings.chunks(2) {
+            assert!(pair[0].contains("credentials go to different hosts: `one`, `two`"));
+            assert!(pair[1].contains("unencrypted, by http, to `one`, `two`"));
+            assert!(!pair.concat().contains("192.0.2") && !pair.concat().contains("sk-"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_shipped_is_not_warned_of() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json");
+    let two_hosts = config("one", "http://192.0.2.1/v1")
+        .replace("]}", r#",{"name":"two","url":"http://192.0.2.2"}]}"#);
+    let two_hosts = TempFile::new("config.json", &two_hosts);
+    let demo = two_hosts.path.to_str().expect("UTF-8");
+    let mut commands = vec![vec!["--demo", "--config", demo]];
+    if cfg!(any(feature = "native-tls", feature = "rustls")) {
+        commands.push(vec!["--config", shipped]);
+        commands.push(vec!["--demo", "--config", shipped]);
+    }
+    for arguments in commands {
+        let server = Server::spawn(Server::command().args(&arguments));
+        server.signal("HUP");
+        let warnings = warnings(&server, 1).await;
+        assert!(warnings.is_empty(), "{arguments:?}: {warnings:#?}");
+    }
+}
