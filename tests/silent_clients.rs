@@ -168,6 +168,13 @@ fn headers(flags: u8, payload: &[u8]) -> Vec<u8> {
     frame(1, flags, payload)
 }
 
+/// On the connection, of which the server answers each.
+fn ping() -> Vec<u8> {
+    let mut ping = frame(6, 0, &[0; 8]);
+    ping[8] = 0;
+    ping
+}
+
 fn continuation(flags: u8, payload: &[u8]) -> Vec<u8> {
     frame(9, flags, payload)
 }
@@ -224,6 +231,18 @@ async fn the_next_http2_head_has_30_s_of_its_own() {
         let is_answered = received.windows(2).any(|part| part == b"ok");
         assert!(is_answered);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn http2_frames_that_are_whole_in_time_are_not_taken_for_one() {
+    let whole = headers(END_STREAM | END_HEADERS, HEALTH);
+    // Each piece ends within a frame; all of it together takes longer than 30 s.
+    let pings: Vec<u8> = (0..40).flat_map(|_| ping()).collect();
+    let mut pieces = vec![SETTINGS, &whole, &pings[..5]];
+    pieces.extend(pings[5..].chunks(17));
+    let seconds = http2_closed_after(&pieces, Duration::from_secs(2)).await;
+    // It answers no ping.
+    assert!(seconds.iter().all(|seconds| *seconds >= 50), "{seconds:?}");
 }
 
 #[tokio::test(start_paused = true)]
