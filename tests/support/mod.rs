@@ -5,6 +5,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod http2;
+#[cfg(not(any(windows, target_vendor = "apple")))]
+pub mod https;
 
 use std::{
     future::Future,
@@ -115,6 +117,14 @@ impl Server {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal, such as `HUP`.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: &str) {
+        let id = self.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(sent.expect("kill(1)").success());
     }
 
     /// Whether the process is still there.
