@@ -18,7 +18,7 @@ use hyper_util::{
     server::graceful::{GracefulConnection, GracefulShutdown, Watcher},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, Interest},
     net::TcpStream,
     sync::watch,
     time::{Instant, timeout},
@@ -267,7 +267,9 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut pause = Duration::from_millis(1);
     loop {
         let length = stream.peek(&mut begin).await?;
-        let is_undecided = length > 0 && length < PREFACE.len();
+        // No more comes where the client has shut its sending side down.
+        let is_over = stream.ready(Interest::READABLE).await?.is_read_closed();
+        let is_undecided = length > 0 && length < PREFACE.len() && !is_over;
         if !is_undecided || !PREFACE.starts_with(&begin[..length]) {
             return Ok(begin[..length] == *PREFACE);
         }
