@@ -36,6 +36,8 @@ pub use self::{
     builder::{BackendConfig, ConfigBuilder},
     error::ConfigError,
 };
+#[cfg(fuzzing)]
+pub(crate) use self::file::parse;
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 
