@@ -38,6 +38,8 @@ pub use self::{
     error::ConfigError,
     warning::ConfigWarning,
 };
+#[cfg(fuzzing)]
+pub(crate) use self::file::parse;
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 

@@ -69,6 +69,9 @@ pub mod config;
 mod endpoint;
 pub mod error;
 pub mod forward;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod model;
 pub mod proxy;
 pub mod route;

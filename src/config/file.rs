@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Reads and validates `text`. Errors point to the line and column.
-pub(super) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
+pub(crate) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text); // a byte order mark
     let json = comments::blank(text).map_err(|start| {
         ConfigError::text("the comment that begins here has no end (`*/`)").at(text, start)

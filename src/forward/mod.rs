@@ -48,6 +48,8 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
+#[cfg(fuzzing)]
+pub(crate) use self::http1::encode_head;
 pub use self::{body::ResponseBody, future::ResponseFuture};
 use self::{connect::Connector, pool::Pool};
 use crate::{

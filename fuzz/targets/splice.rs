@@ -1,0 +1,73 @@
+//! The splice against serde_json: both take a body for an object or neither does, and exactly the
+//! values that serde_json finds at the top-level `model` keys are replaced.
+
+#![no_main]
+
+use std::{fmt, ops::Range};
+
+use libfuzzer_sys::fuzz_target;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use tower_openai_proxy::fuzzing;
+
+const MODEL: &str = "x\"\\\u{7}é";
+
+fuzz_target!(|body: &[u8]| {
+    assert_eq!(fuzzing::splice(body, MODEL), expected(body));
+});
+
+/// The members of an object in their order, their values as they are written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor;
+
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+fn expected(body: &[u8]) -> Option<Vec<u8>> {
+    // serde_json lets invalid UTF-8 pass in what it doesn't look at.
+    std::str::from_utf8(body).ok()?;
+    let Members(members) = serde_json::from_slice(body).ok()?;
+    let spans = members.iter().filter(|(key, _)| key == "model").map(|(_, value)| {
+        let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
+        start..start + value.get().len()
+    });
+    let mut spans: Vec<Range<usize>> = spans.collect();
+    let model = serde_json::to_string(MODEL).expect("text is JSON");
+    let mut with = model.clone();
+    if spans.is_empty() {
+        let inside = body.iter().position(|&byte| byte == b'{').expect("it is an object") + 1;
+        spans.push(inside..inside);
+        let comma = if members.is_empty() { "" } else { "," };
+        with = format!("\"model\":{model}{comma}");
+    }
+
+    let mut new = Vec::new();
+    let mut at = 0;
+    for span in spans {
+        new.extend_from_slice(&body[at..span.start]);
+        new.extend_from_slice(with.as_bytes());
+        at = span.end;
+    }
+    new.extend_from_slice(&body[at..]);
+    Some(new)
+}
