@@ -33,13 +33,13 @@ use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
 
 use http::{HeaderValue, StatusCode, Uri};
 
+#[cfg(fuzzing)]
+pub(crate) use self::file::parse;
 pub use self::{
     builder::{BackendConfig, ConfigBuilder},
     error::ConfigError,
     warning::ConfigWarning,
 };
-#[cfg(fuzzing)]
-pub(crate) use self::file::parse;
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 
