@@ -149,7 +149,8 @@ fn expected(request: &Request<()>, length: Option<u64>, is_own: bool) -> Vec<Fie
                     cookie_is_there = true;
                     let crumbs: Vec<_> =
                         headers.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
-                    fields.push((name, crumbs.join(b"; ".as_slice()).into()));
+                    let joined = crumbs.join(b"; ".as_slice());
+                    fields.push((name, joined.trim_ascii().to_owned().into()));
                 }
             }
             _ => fields.push((name, value.as_bytes().into())),
