@@ -32,12 +32,12 @@ use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
 
 use http::{HeaderValue, StatusCode, Uri};
 
+#[cfg(fuzzing)]
+pub(crate) use self::file::parse;
 pub use self::{
     builder::{BackendConfig, ConfigBuilder},
     error::ConfigError,
 };
-#[cfg(fuzzing)]
-pub(crate) use self::file::parse;
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 

@@ -7,8 +7,11 @@ use super::{
     wire::{Case, End, To},
 };
 
+/// What must be so, as hyper's shows it.
+type Condition = fn(&Outcome) -> bool;
+
 /// What ours says against a response, what must be so for that to be right, and the rule.
-const REFUSED: &[(&str, fn(&Outcome) -> bool, &str)] = &[
+const REFUSED: &[(&str, Condition, &str)] = &[
     (
         "both Content-Length and Transfer-Encoding",
         |hypers| count(hypers, header::CONTENT_LENGTH) > 0 && has_coding(hypers),
