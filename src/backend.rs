@@ -149,6 +149,11 @@ impl Backend {
         self.millis() < self.0.cooling_until.load(Ordering::Relaxed)
     }
 
+    /// Whether the other is a clone of this one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn failed(&self) {
         let until = self.millis() + self.0.cooldown.as_millis() as u64;
         self.0.cooling_until.store(until, Ordering::Relaxed);

@@ -34,6 +34,7 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use crate::{
     error::{BoxError, Error, Kind},
     model::splice::Pieces,
+    route::LastTried,
     timeout::{IdleClock, Progress},
 };
 
@@ -51,6 +52,7 @@ const FIRST_RESERVE: u64 = 1024 * 1024;
 pub struct RequestBody {
     state: State,
     progress: Option<Arc<Progress>>,
+    last_tried: Option<LastTried>,
 }
 
 enum State {
@@ -91,6 +93,7 @@ impl RequestBody {
                     idle: None,
                 }),
                 progress: None,
+                last_tried: None,
             },
             _ => Self::default(),
         }
@@ -108,6 +111,7 @@ impl RequestBody {
         Self {
             state: State::Held(held),
             progress: None,
+            last_tried: None,
         }
     }
 
@@ -133,6 +137,16 @@ impl RequestBody {
     pub(crate) fn watched_by(mut self, progress: Arc<Progress>) -> Self {
         self.progress = Some(progress);
         self
+    }
+
+    /// Lets somebody see which backend it goes to.
+    pub(crate) fn followed_by(mut self, last_tried: Option<LastTried>) -> Self {
+        self.last_tried = last_tried;
+        self
+    }
+
+    pub(crate) fn last_tried(&self) -> Option<&LastTried> {
+        self.last_tried.as_ref()
     }
 
     /// Tells the response-head clock whether a connection is waited for.

@@ -27,6 +27,7 @@ mod rules;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod warning;
 
 use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
 
@@ -37,6 +38,7 @@ pub(crate) use self::file::parse;
 pub use self::{
     builder::{BackendConfig, ConfigBuilder},
     error::ConfigError,
+    warning::ConfigWarning,
 };
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
@@ -117,6 +119,22 @@ impl Config {
             current.clone_from(&url);
         }
         Ok(self)
+    }
+
+    /// What may tell secrets to others than it was meant for, each kind once; none where all is
+    /// well. [`OpenAiProxyLayer`](crate::OpenAiProxyLayer) logs them when it is made and at each
+    /// reload.
+    ///
+    /// ```
+    /// # use tower_openai_proxy::{BackendConfig, Config};
+    /// let lan = BackendConfig::new("lan", "http://192.168.0.7:8080/v1");
+    /// let config = Config::builder().backend(lan).build()?;
+    ///
+    /// assert_eq!(config.warnings().len(), 1); // not encrypted, and not this machine
+    /// # Ok::<(), tower_openai_proxy::ConfigError>(())
+    /// ```
+    pub fn warnings(&self) -> Vec<ConfigWarning> {
+        warning::find(&self.backends)
     }
 }
 

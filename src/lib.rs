@@ -82,7 +82,7 @@ pub use crate::{
     auth::{AuthPassthrough, AuthPassthroughLayer},
     backend::Backend,
     body::RequestBody,
-    config::{BackendConfig, Config, ConfigBuilder, ConfigError},
+    config::{BackendConfig, Config, ConfigBuilder, ConfigError, ConfigWarning},
     error::Error,
     forward::Forward,
     model::{ModelOverride, ModelOverrideLayer},

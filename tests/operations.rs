@@ -4,16 +4,9 @@
 
 mod support;
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use support::{Backend, Server, TempFile, Wire, config_for, nobody, post, response, soon};
-
-/// Sends a signal to the server.
-fn signal(server: &Server, signal: &str) {
-    let id = server.id().to_string();
-    let sent = Command::new("kill").args(["-s", signal, &id]).status();
-    assert!(sent.expect("kill(1)").success());
-}
 
 fn start(config: &TempFile, arguments: &[&str]) -> Server {
     let mut command = Server::command();
@@ -64,7 +57,7 @@ async fn a_hangup_reloads_and_what_is_in_flight_stays_where_it_began() {
     old_wire.request().await;
 
     fs::write(&file.path, config("new", &new.url())).unwrap();
-    signal(&server, "HUP");
+    server.signal("HUP");
     until_backends(&server, "new").await;
 
     let mut after = Wire::connect(server.address).await;
@@ -90,7 +83,7 @@ async fn connections_that_were_there_before_get_the_new_configuration() {
 
     let nowhere = format!("http://{}/v1", nobody().await);
     fs::write(&file.path, config("nowhere", &nowhere)).unwrap();
-    signal(&server, "HUP");
+    server.signal("HUP");
     until_backends(&server, "nowhere").await;
 
     client.send(post("{}")).await;
@@ -110,7 +103,7 @@ async fn a_reload_keeps_the_connections_to_a_backend_that_did_not_change() {
     client.response().await;
 
     fs::write(&file.path, config("renamed", &backend.url())).unwrap();
-    signal(&server, "HUP");
+    server.signal("HUP");
     until_backends(&server, "renamed").await;
 
     client.send(post("{\"n\":2}")).await;
@@ -130,7 +123,7 @@ async fn a_file_that_cannot_be_used_is_reported_as_at_the_start_and_the_old_one_
         .unwrap();
     assert_eq!(at_start.status.code(), Some(2));
 
-    signal(&server, "HUP");
+    server.signal("HUP");
     server.logged("the old configuration stays").await;
 
     let message = String::from_utf8(at_start.stderr).unwrap();
@@ -186,7 +179,7 @@ async fn what_is_in_flight_ends_by_itself_and_new_work_is_refused_meanwhile() {
         idle.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
         idle.response().await;
 
-        signal(&server, end);
+        server.signal(end);
         idle.closed().await;
         let health = get(&server, "/health").await;
         assert_eq!(health.status(), 503);
@@ -217,7 +210,7 @@ async fn draining_ends_when_its_time_is_over() {
     let mut wire = backend.accept().await;
     wire.request().await;
 
-    signal(&server, "TERM");
+    server.signal("TERM");
     assert_eq!(soon("the end", server.ended()).await, Some(0));
     client.closed().await;
     wire.closed().await;
@@ -227,6 +220,81 @@ async fn draining_ends_when_its_time_is_over() {
 async fn a_server_without_work_ends_at_once() {
     let backend = Backend::start().await;
     let mut server = Server::start(&config_for(&backend));
-    signal(&server, "TERM");
+    server.signal("TERM");
     assert_eq!(soon("the end", server.ended()).await, Some(0));
+}
+
+#[tokio::test]
+async fn connections_that_have_said_nothing_yet_do_not_hold_up_the_end() {
+    let backend = Backend::start().await;
+    let mut server = Server::start(&config_for(&backend));
+    let mut silent = Wire::connect(server.address).await;
+    let mut begun = Wire::connect(server.address).await;
+    begun.send("PRI * HTTP/2.0").await;
+    // It has been accepted after them.
+    assert_eq!(get(&server, "/health").await.status(), 200);
+
+    server.signal("TERM");
+    silent.closed().await;
+    begun.closed().await;
+    assert_eq!(soon("the end", server.ended()).await, Some(0));
+}
+
+// Warnings.
+
+/// Waits until it was reloaded so many times, and gives the lines of the log that are warnings.
+async fn warnings(server: &Server, reloads: usize) -> Vec<String> {
+    soon("the reload", async {
+        while server.log().matches("configuration reloaded").count() < reloads {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let log = server.log();
+    let warnings = log.lines().filter(|line| line.contains(" WARN "));
+    warnings.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_risky_configuration_is_warned_of_at_the_start_and_at_each_reload() {
+    let risky = r#"{"primary_backends":[
+        {"name":"one","url":"http://192.0.2.1/v1?key=sk-one"},
+        {"name":"two","url":"http://192.0.2.2/v1?key=sk-two"}]}"#;
+    let file = TempFile::new("config.json", risky);
+    let server = start(&file, &[]);
+    for (reloads, config, expected) in [
+        (1, risky, 4), // those of the start, too
+        (2, &config("one", "http://127.0.0.1/v1"), 4),
+        (3, risky, 6),
+    ] {
+        fs::write(&file.path, config).unwrap();
+        server.signal("HUP");
+        let warnings = warnings(&server, reloads).await;
+        assert_eq!(warnings.len(), expected, "{warnings:#?}");
+        for pair in warnings.chunks(2) {
+            assert!(pair[0].contains("credentials go to different hosts: `one`, `two`"));
+            assert!(pair[1].contains("unencrypted, by http, to `one`, `two`"));
+            assert!(!pair.concat().contains("192.0.2") && !pair.concat().contains("sk-"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_shipped_is_not_warned_of() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json");
+    let two_hosts = config("one", "http://192.0.2.1/v1")
+        .replace("]}", r#",{"name":"two","url":"http://192.0.2.2"}]}"#);
+    let two_hosts = TempFile::new("config.json", &two_hosts);
+    let demo = two_hosts.path.to_str().expect("UTF-8");
+    let mut commands = vec![vec!["--demo", "--config", demo]];
+    if cfg!(any(feature = "native-tls", feature = "rustls")) {
+        commands.push(vec!["--config", shipped]);
+        commands.push(vec!["--demo", "--config", shipped]);
+    }
+    for arguments in commands {
+        let server = Server::spawn(Server::command().args(&arguments));
+        server.signal("HUP");
+        let warnings = warnings(&server, 1).await;
+        assert!(warnings.is_empty(), "{arguments:?}: {warnings:#?}");
+    }
 }

@@ -14,11 +14,18 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use support::{
-    Backend, Message, Server, Wire, config_of,
+    Backend, Message, Server, TempFile, Unreachable, Wire, config_of,
     http2::{self, Http2},
     nobody, response, soon,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_native_tls::{
+    TlsAcceptor,
+    native_tls::{self, Identity},
+};
 use tower::{Layer, Service, ServiceExt, util::service_fn};
 use tower_openai_proxy::{
     AuthPassthroughLayer, BackendConfig, BackendRouteLayer, Config, Forward, ModelOverrideLayer,
@@ -42,6 +49,9 @@ const SECRETS: [&str; 7] = [
     IN_QUERY,
     IN_BODY,
 ];
+
+/// Whether the server can reach `https` backends.
+const TLS: bool = cfg!(any(feature = "native-tls", feature = "rustls"));
 
 /// Checks that not even 8 characters of any of these are in `text`.
 #[track_caller]
@@ -190,6 +200,8 @@ struct Answer {
 /// Sends requests over one version of HTTP.
 enum Client {
     Http1(SocketAddr),
+    #[cfg(not(any(windows, target_vendor = "apple")))]
+    Http1OverTls(SocketAddr),
     Http2(Http2),
 }
 
@@ -199,30 +211,19 @@ impl Client {
         [Self::Http1(server.address), Self::Http2(http2)]
     }
 
+    #[cfg(not(any(windows, target_vendor = "apple")))]
+    async fn both_over_tls(server: &Server) -> [Self; 2] {
+        let http2 = support::https::http2(server.address).await;
+        [Self::Http1OverTls(server.address), Self::Http2(http2)]
+    }
+
     async fn send(&self, ask: &Ask) -> Answer {
         match self {
-            Self::Http1(address) => {
-                let mut wire = Wire::connect(*address).await;
-                let mut head = format!(
-                    "{} {}?key={IN_QUERY} HTTP/1.1\r\nHost: proxy.test\r\nConnection: close\r\n",
-                    ask.method, ask.path
-                );
-                if !ask.backend.is_empty() {
-                    head += &format!("X-Proxy-Backend: {}\r\n", ask.backend);
-                }
-                for (name, value) in ask.fields {
-                    head += &format!("{name}: {value}\r\n");
-                }
-                head += &format!("Content-Length: {}\r\n\r\n", ask.body.len());
-                wire.send(head + &ask.body).await;
-                let text = wire.rest().await;
-                let text = String::from_utf8_lossy(&text).into_owned();
-                let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
-                Answer {
-                    status: status.expect("a status"),
-                    is_own: text.contains("\r\nproxy-status: "),
-                    text,
-                }
+            Self::Http1(address) => ask_http1(Wire::connect(*address).await, ask).await,
+            #[cfg(not(any(windows, target_vendor = "apple")))]
+            Self::Http1OverTls(address) => {
+                let wire = support::https::connect(*address, &["http/1.1"]).await;
+                ask_http1(wire, ask).await
             }
             Self::Http2(client) => {
                 let uri = format!("http://proxy.test{}?key={IN_QUERY}", ask.path);
@@ -252,6 +253,29 @@ impl Client {
     }
 }
 
+async fn ask_http1<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<S>, ask: &Ask) -> Answer {
+    let mut head = format!(
+        "{} {}?key={IN_QUERY} HTTP/1.1\r\nHost: proxy.test\r\nConnection: close\r\n",
+        ask.method, ask.path
+    );
+    if !ask.backend.is_empty() {
+        head += &format!("X-Proxy-Backend: {}\r\n", ask.backend);
+    }
+    for (name, value) in ask.fields {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += &format!("Content-Length: {}\r\n\r\n", ask.body.len());
+    wire.send(head + &ask.body).await;
+    let text = wire.rest().await;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Answer {
+        status: status.expect("a status"),
+        is_own: text.contains("\r\nproxy-status: "),
+        text,
+    }
+}
+
 /// Sends it over both versions of HTTP; what the proxy says for itself must tell nothing.
 async fn ask_both(clients: &[Client], ask: &Ask, status: u16) {
     for client in clients {
@@ -265,7 +289,11 @@ async fn ask_both(clients: &[Client], ask: &Ask, status: u16) {
 
 /// Checks the health and the log of a server, to the last exchange.
 async fn check_server(server: Server) {
-    let mut client = Wire::connect(server.address).await;
+    let client = Wire::connect(server.address).await;
+    check_server_by(client, server).await;
+}
+
+async fn check_server_by<S: AsyncRead + AsyncWrite + Unpin>(mut client: Wire<S>, server: Server) {
     let health = format!("GET /health?key={IN_QUERY} HTTP/1.1\r\nHost: {IN_QUERY}\r\n\r\n");
     client.send(health).await;
     let health = client.response().await;
@@ -440,7 +468,7 @@ async fn errors_of_backends_tell_no_key() {
     for fate in fatal.iter().chain(&breaks) {
         backends.push(fates.entry(fate, OWN_KEY));
     }
-    if cfg!(feature = "native-tls") {
+    if TLS {
         let url = format!("https://{}/v1?token={IN_URL}", fates.address);
         backends.push(format!(
             r#"{{"name":"no-tls","url":"{url}",{OWN_KEY},"timeout":0.3}}"#
@@ -456,12 +484,195 @@ async fn errors_of_backends_tell_no_key() {
         ask_both(&clients, &ask(backend), 200).await;
     }
     ask_both(&clients, &ask("silent"), 504).await;
-    if cfg!(feature = "native-tls") {
+    if TLS {
         ask_both(&clients, &ask("no-tls"), 504).await; // it waits for more than a hello
     }
     // All in a row: one after the other fails to connect, the third is silent.
     ask_both(&clients, &ask(""), 504).await;
     check_server(server).await;
+}
+
+#[tokio::test]
+async fn connections_that_cannot_be_made_tell_no_key() {
+    let hangs = Unreachable::start().await;
+    let untrusted = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let mut backends = vec![format!(
+        r#"{{"name":"hangs","url":"http://{}/v1?token={IN_URL}",{OWN_KEY}}}"#,
+        hangs.address
+    )];
+    if TLS {
+        let address = untrusted.local_addr().expect("bound");
+        let url = format!("https://{address}/v1?token={IN_URL}");
+        backends.push(format!(r#"{{"name":"untrusted","url":"{url}",{OWN_KEY}}}"#));
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+        let read = |name| std::fs::read(folder.join(name)).expect("a file");
+        let identity = Identity::from_pkcs8(&read("untrusted.pem"), &read("leaf.key"));
+        let acceptor = native_tls::TlsAcceptor::new(identity.expect("a key"));
+        let acceptor = TlsAcceptor::from(acceptor.expect("a certificate"));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = untrusted.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+    }
+    let server = start(&backends, r#""cooldown":0,"connect_timeout":0.3"#);
+    let clients = Client::both(&server).await;
+    ask_both(&clients, &ask("hangs"), 504).await;
+    if TLS {
+        ask_both(&clients, &ask("untrusted"), 502).await;
+    }
+    check_server(server).await;
+}
+
+#[tokio::test]
+async fn exchanges_that_take_too_long_tell_no_key() {
+    let fates = Fates::start().await;
+    let backends = [
+        fates.entry("silent", OWN_KEY),
+        fates.entry("falls-silent", OWN_KEY),
+    ];
+    let server = start(&backends, r#""total_timeout":0.3,"cooldown":0"#);
+    let clients = Client::both(&server).await;
+    ask_both(&clients, &ask("silent"), 504).await;
+    ask_both(&clients, &ask("falls-silent"), 200).await;
+    check_server(server).await;
+}
+
+#[tokio::test]
+#[cfg(unix)]
+async fn a_server_that_drains_tells_no_key() {
+    let fates = Fates::start().await;
+    let server = start(&[fates.entry("silent", OWN_KEY)], "");
+    let mut client = Wire::connect(server.address).await;
+    client.send(head("silent", 2) + "{}").await;
+    fates.met("silent").await;
+    server.signal("TERM");
+    server.logged("draining").await;
+    for path in ["/v1/chat/completions", "/sk-proj-Vq3xW8kTz1LmN5pRb7Yc"] {
+        for client in Client::both(&server).await {
+            let answer = client
+                .send(&Ask {
+                    path,
+                    ..ask("silent")
+                })
+                .await;
+            assert_eq!(answer.status, 503);
+            assert!(answer.is_own);
+            check(&answer.text, &SECRETS, "an error");
+        }
+    }
+    drop(client);
+    server.logged("end=\"client ").await;
+    check(&server.stop(), &SECRETS, "the log");
+}
+
+#[tokio::test]
+#[cfg(unix)]
+async fn reloads_tell_no_key() {
+    let config = |address: &str, fields: &str| {
+        let url = format!("http://{address}/v1?token={IN_URL}");
+        let other = r#"{"name":"B","url":"http://192.0.2.2/v1"}"#;
+        format!(r#"{{"primary_backends":[{{"name":"A","url":"{url}"{fields}}},{other}]}}"#)
+    };
+    let file = TempFile::new("config.json", &config("192.0.2.1", ""));
+    let mut command = Server::command();
+    command.arg("--config").arg(&file.path);
+    let server = Server::spawn(command.env("RUST_LOG", "trace"));
+    server.logged("credentials go to different hosts").await;
+    server.signal("HUP");
+    server.logged("configuration reloaded").await;
+    for (count, text) in [
+        config(&format!("user:{CLIENT}@192.0.2.1"), ""),
+        config("192.0.2.1", &format!(r#","api_key_env":"{CLIENT}""#)),
+        config("192.0.2.1", &format!(r#","model":{CLIENT}"#)),
+        CLIENT.to_owned(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        std::fs::write(&file.path, text).expect("a file");
+        server.signal("HUP");
+        let refused = async {
+            while server.log().matches("the old configuration stays").count() <= count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        soon("the reload", refused).await;
+    }
+    check(&server.stop(), &SECRETS, "the log");
+}
+
+/// TLS on both sides: one server is the other's backend, over HTTP/2 where the build can.
+#[tokio::test]
+#[cfg(not(any(windows, target_vendor = "apple")))]
+async fn serving_tls_tells_no_key() {
+    use support::https::{self, certificate};
+
+    const FATES: [&str; 3] = ["passes", "breaks-off", "closes"];
+    let fates = Fates::start().await;
+    let backends = FATES.map(|fate| fates.entry(fate, OWN_KEY));
+    let environment = [("RUST_LOG", "trace"), ("SECRET_OF_BACKEND", BACKEND)];
+    let pair = ["good.pem", "leaf.key"];
+    let inner = https::start_with(&config_of(&backends, ""), pair, &environment);
+    let clients = Client::both_over_tls(&inner).await;
+    errors_over_tls(&clients, ["passes", "breaks-off", "closes"]).await;
+
+    if TLS {
+        let authority = certificate("authority.pem");
+        let authority = ("SSL_CERT_FILE", authority.to_str().expect("UTF-8"));
+        let environment = [&environment[..], &[authority]].concat();
+        let url = format!(
+            "https://localhost:{}/v1?token={IN_URL}",
+            inner.address.port()
+        );
+        let backend = format!(r#"{{"name":"inner","url":"{url}",{OWN_KEY}}}"#);
+        let outer = https::start_with(&config_of(&[backend], ""), pair, &environment);
+        let clients = Client::both_over_tls(&outer).await;
+        errors_over_tls(&clients, ["inner"; 3]).await;
+        check_server_by(https::connect(outer.address, &[]).await, outer).await;
+    }
+
+    // Handshakes that fail, with all that a client would say.
+    let fields = format!("Authorization: {AUTHORIZATION}\r\nApi-Key: {AZURE}\r\n");
+    let hello = "\x16\x03\x01\x00\x70\x01\x00\x00\x6c\x03\x03";
+    for said in [head("passes", 0), format!("{hello}{fields}{IN_BODY}")] {
+        let mut client = Wire::connect(inner.address).await;
+        client.send(said).await;
+        let _ = client.stream.shutdown().await;
+        let answer = client.rest().await;
+        check(&String::from_utf8_lossy(&answer), &SECRETS, "an answer");
+    }
+    check_server_by(https::connect(inner.address, &[]).await, inner).await;
+}
+
+/// Asks a server for an answer, one that breaks off and none at all, and for what isn't there.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+async fn errors_over_tls(clients: &[Client], [passes, breaks, closes]: [&'static str; 3]) {
+    ask_both(clients, &ask(passes), 200).await;
+    ask_both(clients, &ask(breaks), 200).await;
+    let closed = if closes == passes { 200 } else { 502 };
+    ask_both(clients, &ask(closes), closed).await;
+    let fields = &[("proxy-authorization", BASIC)];
+    ask_both(
+        clients,
+        &Ask {
+            fields,
+            ..ask(passes)
+        },
+        401,
+    )
+    .await;
+    ask_both(clients, &ask(CLIENT), 404).await;
+    let path = "/v1/chat/completions/../sk-proj-Vq3xW8kTz1LmN5pRb7Yc";
+    ask_both(
+        clients,
+        &Ask {
+            path,
+            ..ask(passes)
+        },
+        400,
+    )
+    .await;
 }
 
 /// A request over HTTP/1.1 to this backend, of which as much is sent as there is of its body.
@@ -524,6 +735,27 @@ async fn a_client_that_leaves_tells_no_key() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_over_http2_tells_no_key() {
+    for is_connection in [true, false] {
+        let fates = Fates::start().await;
+        let server = start(&[fates.entry("silent", OWN_KEY)], "");
+        let client = Http2::connect(server.address).await;
+        let uri = format!("http://proxy.test/v1/chat/completions?key={IN_QUERY}");
+        let request = Request::post(uri).header("authorization", AUTHORIZATION);
+        let request = request.body(http2::full(format!("\"{IN_BODY}\"")));
+        tokio::select! {
+            _ = client.send(request.expect("a request")) => panic!("an answer"),
+            () = fates.met("silent") => {} // and the stream is reset
+        }
+        if is_connection {
+            client.break_off();
+        }
+        server.logged("end=\"client ").await;
+        check_server(server).await;
+    }
+}
+
+#[tokio::test]
 async fn requests_that_are_no_http_tell_no_key() {
     let server = start(&[Fates::start().await.entry("passes", OWN_KEY)], "");
     let line = format!("POST /v1/chat/completions?key={IN_QUERY}");
@@ -542,7 +774,7 @@ async fn requests_that_are_no_http_tell_no_key() {
     ] {
         let mut client = Wire::connect(server.address).await;
         client.send(&request).await;
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut client.stream).await;
+        let _ = client.stream.shutdown().await;
         let answer = client.rest().await;
         check(&String::from_utf8_lossy(&answer), &SECRETS, "an answer");
     }
@@ -631,6 +863,20 @@ async fn debug_output_tells_no_key() {
     let mut shown = Shown::default();
 
     shown.note(&config);
+    shown.note(config.warnings());
+    let risky = Config::builder()
+        .backend(BackendConfig::new(
+            "A",
+            format!("http://one.test/?token={IN_URL}"),
+        ))
+        .backend(BackendConfig::new(
+            "B",
+            format!("http://two.test/?token={IN_URL}"),
+        ));
+    let risky = risky.build().expect("usable").warnings();
+    for warning in shown.note(risky) {
+        writeln!(shown.0, "{warning}").expect("memory");
+    }
     let url = format!("http://127.0.0.1/v1?token={IN_URL}");
     let entries = [
         BackendConfig::new("A", &url).api_key(BACKEND),
@@ -673,6 +919,10 @@ async fn debug_output_tells_no_key() {
     shown.note(&answer);
     shown.note(answer.extensions().get::<tower_openai_proxy::Backend>());
     shown.note(proxy.oneshot(request()).await.expect("an answer"));
+    let mut direct = request();
+    direct.extensions_mut().insert(layer.backends()[1].clone());
+    let answer = shown.note(Forward::new().call(direct)).await;
+    shown.note(answer.expect("an answer"));
     let refused = layer.backends()[0].clone();
     let mut lost = request();
     lost.extensions_mut().insert(refused);
@@ -685,16 +935,32 @@ async fn debug_output_tells_no_key() {
         source = cause.source();
     }
 
-    let parts = [
-        "BackendSettings",
-        "OpenAiProxy",
-        "ResponseFuture",
+    for name in [
+        "AuthPassthrough {",
+        "AuthPassthroughLayer {",
+        "Backend {",
+        "BackendConfig {",
+        "BackendRoute {",
+        "BackendRouteLayer {",
+        "BackendSettings {",
+        "Config {",
+        "ConfigBuilder {",
         "Error {",
-    ];
-    assert!(
-        parts.iter().all(|part| shown.0.contains(part)),
-        "{}",
-        shown.0
-    );
+        "Forward",
+        "ModelOverride {",
+        "ModelOverrideLayer",
+        "OpenAiProxy {",
+        "OpenAiProxyLayer {",
+        "RequestBody {",
+        "ResponseBody {",
+        "ResponseFuture {",
+        "SharedCredentials {",
+        "Timeout {",
+        "TimeoutBody {",
+        "TimeoutLayer {",
+        "Unencrypted {",
+    ] {
+        assert!(shown.0.contains(name), "no {name} in\n{}", shown.0);
+    }
     check(&shown.0, &SECRETS, "Debug");
 }

@@ -1,15 +1,20 @@
 use std::{
+    error::Error,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::{Config, ConfigError};
+use tokio_rustls::rustls::ServerConfig;
+use tower_openai_proxy::Config;
+
+use crate::tls::Files;
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -21,6 +26,9 @@ Usage: server [OPTIONS]
       --listen ADDR   where to listen; default: 127.0.0.1:8000, port 0 takes a free one
       --demo          answer by an embedded stand-in for the OpenAI API, without a key or a network
       --watch         reload the configuration when the file changes; SIGHUP always does
+      --tls-cert PEM  serve HTTPS with this certificate, those of its issuers after it,
+      --tls-key PEM   and this private key, without a passphrase; both are reloaded
+                      with the configuration
       --workers N     threads that serve, each with its own connections; default: the cores
       --drain-timeout SECONDS
                       what exchanges in flight get after SIGTERM or SIGINT; default: 30
@@ -45,6 +53,7 @@ pub(crate) struct Arguments {
     /// None: the built-in default, as there was no file at the start.
     config: Option<PathBuf>,
     watch: bool,
+    tls: Option<Files>,
     pub(crate) listen: SocketAddr,
     pub(crate) demo: bool,
     pub(crate) workers: NonZeroUsize,
@@ -57,11 +66,13 @@ impl Arguments {
         let mut arguments = Self {
             config: Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()),
             watch: false,
+            tls: None,
             drain_timeout: Duration::from_secs(30),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             demo: false,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         };
+        let (mut certificate, mut key) = (None, None);
         let mut parser = Parser::from_env();
         while let Some(argument) = parser.next()? {
             match argument {
@@ -72,6 +83,8 @@ impl Arguments {
                 }
                 Arg::Long("demo") => arguments.demo = true,
                 Arg::Long("watch") => arguments.watch = true,
+                Arg::Long("tls-cert") => certificate = Some(parser.value()?.into()),
+                Arg::Long("tls-key") => key = Some(parser.value()?.into()),
                 Arg::Long("drain-timeout") => {
                     let allowed = "a number of seconds, 0 or more";
                     let seconds = value(&mut parser, "--drain-timeout", allowed)?;
@@ -94,20 +107,40 @@ impl Arguments {
                 other => return Err(other.unexpected()),
             }
         }
+        arguments.tls = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(Files { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => return Err("`--tls-cert` needs `--tls-key` as well".into()),
+            (None, Some(_)) => return Err("`--tls-key` needs `--tls-cert` as well".into()),
+        };
         Ok(Some(arguments))
     }
 
-    pub(crate) fn config(&self) -> Result<Config, ConfigError> {
-        match &self.config {
-            Some(path) => Config::from_path(path),
-            None => Ok(Config::default()),
-        }
+    /// Reads all files that are named: the configuration, and what HTTPS is served with.
+    pub(crate) fn load(&self) -> Result<Loaded, Box<dyn Error>> {
+        let config = match &self.config {
+            Some(path) => Config::from_path(path)?,
+            None => Config::default(),
+        };
+        let tls = self.tls.as_ref().map(Files::load).transpose()?;
+        Ok(Loaded { config, tls })
     }
 
-    /// The file that is to be watched.
-    pub(crate) fn watched(&self) -> Option<&Path> {
-        self.config.as_deref().filter(|_| self.watch)
+    /// The files that are to be watched.
+    pub(crate) fn watched(&self) -> Vec<&Path> {
+        if !self.watch {
+            return Vec::new();
+        }
+        let tls = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+        let files = self.config.iter().chain(tls);
+        files.map(PathBuf::as_path).collect()
     }
+}
+
+/// What the files say.
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
 /// The value of an option, or what it must be.

@@ -1,18 +1,22 @@
 //! What happens to the server while it runs: a new configuration, and its end.
 
-use std::{fs, path::Path, time::Duration};
+use std::{error::Error, fs, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, timeout},
 };
-use tower_openai_proxy::{Config, ConfigError, OpenAiProxyLayer};
+use tokio_rustls::rustls::ServerConfig;
+use tower_openai_proxy::OpenAiProxyLayer;
 
 use self::signals::Signal;
 pub(crate) use self::signals::Signals;
-use crate::{arguments::Arguments, log};
+use crate::{
+    arguments::{Arguments, Loaded},
+    log,
+};
 
-/// How often `--watch` looks at the file.
+/// How often `--watch` looks at the files.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Where the configuration comes from, at the start and at each reload.
@@ -23,19 +27,30 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
-        let config = self.arguments.config()?;
-        match &self.demo_url {
-            Some(url) => config.with_backend_urls(url),
-            None => Ok(config),
+    pub(crate) fn load(&self) -> Result<Loaded, Box<dyn Error>> {
+        let mut loaded = self.arguments.load()?;
+        if let Some(url) = &self.demo_url {
+            loaded.config = loaded.config.with_backend_urls(url)?;
         }
+        Ok(loaded)
     }
+}
 
-    /// A configuration that can't be used leaves the old one in place.
-    fn reload(&self, layer: &OpenAiProxyLayer) {
-        match self.load() {
-            Ok(config) => {
-                layer.reload(config);
+/// What a reload replaces, all or nothing.
+pub(crate) struct Current {
+    pub(crate) layer: OpenAiProxyLayer,
+    pub(crate) tls: Option<watch::Sender<Arc<ServerConfig>>>,
+}
+
+impl Current {
+    /// Files that can't be used leave the old ones in place.
+    fn reload(&self, source: &Source<'_>) {
+        match source.load() {
+            Ok(loaded) => {
+                self.layer.reload(loaded.config);
+                if let (Some(current), Some(tls)) = (&self.tls, loaded.tls) {
+                    current.send_replace(tls);
+                }
                 tracing::info!("configuration reloaded");
             }
             Err(error) => {
@@ -51,7 +66,7 @@ impl Source<'_> {
 /// has ended, or the time for it is over.
 pub(crate) async fn run(
     source: &Source<'_>,
-    layer: &OpenAiProxyLayer,
+    current: &Current,
     mut signals: Signals,
     mut watched: Watched<'_>,
     draining: watch::Sender<bool>,
@@ -59,15 +74,15 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Reload => source.reload(layer),
+                Signal::Reload => current.reload(source),
                 Signal::End => break,
             },
-            () = watched.changed() => source.reload(layer),
+            () = watched.changed() => current.reload(source),
         }
     }
 
     tracing::info!("draining");
-    layer.drain();
+    current.layer.drain();
     draining.send_replace(true);
     // Each worker holds on to its receiver for as long as something is in flight.
     let drained = timeout(source.arguments.drain_timeout, draining.closed()).await;
@@ -76,34 +91,36 @@ pub(crate) async fn run(
     }
 }
 
-/// A file that is looked at from time to time.
+/// Files that are looked at from time to time.
 pub(crate) struct Watched<'a> {
-    path: Option<&'a Path>,
-    content: Option<Vec<u8>>,
+    files: Vec<&'a Path>,
+    contents: Contents,
 }
 
+type Contents = Vec<Option<Vec<u8>>>;
+
 impl<'a> Watched<'a> {
-    pub(crate) fn new(path: Option<&'a Path>) -> Self {
+    pub(crate) fn new(files: Vec<&'a Path>) -> Self {
         Self {
-            content: path.and_then(read),
-            path,
+            contents: read(&files),
+            files,
         }
     }
 
-    /// Waits until the file's content is another, and the same at two looks in a row: one that is
-    /// just being written is left alone.
+    /// Waits until the files' contents are others, and the same at two looks in a row: what is just
+    /// being written is left alone.
     async fn changed(&mut self) {
-        let Some(path) = self.path else {
+        if self.files.is_empty() {
             return std::future::pending().await;
-        };
+        }
         let mut ticks = interval(WATCH_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = read(path);
+        let mut before = read(&self.files);
         loop {
             ticks.tick().await;
-            let now = read(path);
-            if now == before && now != self.content {
-                self.content = now;
+            let now = read(&self.files);
+            if now == before && now != self.contents {
+                self.contents = now;
                 return;
             }
             before = now;
@@ -111,8 +128,8 @@ impl<'a> Watched<'a> {
     }
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
-    fs::read(path).ok()
+fn read(files: &[&Path]) -> Contents {
+    files.iter().map(|file| fs::read(file).ok()).collect()
 }
 
 #[cfg(unix)]

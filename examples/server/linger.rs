@@ -15,6 +15,7 @@ use tokio::{
     net::TcpStream,
     time::{Sleep, sleep},
 };
+use tokio_rustls::server::TlsStream;
 
 /// How long what a client still sends is read after the connection was closed for it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -26,16 +27,34 @@ const LINGER: Duration = Duration::from_secs(2);
 /// sending side is closed first, and what still comes is read for a while.
 ///
 /// One that is dropped without that was broken off. In HTTP/1.0 the end of the connection may be
-/// the end of the response, so there a reset is sent instead, which is no proper end.
-pub(crate) struct Linger {
-    stream: TcpStream,
+/// the end of the response, so there a reset is sent instead, which is no proper end. (In TLS the
+/// `close_notify` is missing as well, but not every client minds.)
+pub(crate) struct Linger<S: Socket> {
+    stream: S,
     deadline: Option<Pin<Box<Sleep>>>,
     is_http_1_0: Arc<AtomicBool>,
 }
 
-impl Linger {
+/// A connection over TCP.
+pub(crate) trait Socket {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Socket for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Socket for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl<S: Socket> Linger<S> {
     /// The flag is looked at when the connection is dropped.
-    pub(crate) fn new(stream: TcpStream, is_http_1_0: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(stream: S, is_http_1_0: Arc<AtomicBool>) -> Self {
         Self {
             stream,
             deadline: None,
@@ -44,15 +63,15 @@ impl Linger {
     }
 }
 
-impl Drop for Linger {
+impl<S: Socket> Drop for Linger<S> {
     fn drop(&mut self) {
         if self.deadline.is_none() && self.is_http_1_0.load(Ordering::Relaxed) {
-            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-impl AsyncRead for Linger {
+impl<S: AsyncRead + Socket + Unpin> AsyncRead for Linger<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -62,7 +81,7 @@ impl AsyncRead for Linger {
     }
 }
 
-impl AsyncWrite for Linger {
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Linger<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

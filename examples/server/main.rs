@@ -14,11 +14,13 @@
 mod arguments;
 mod control;
 mod demo;
+mod http2;
 mod linger;
 mod listen;
 mod log;
 mod serve;
 mod timer;
+mod tls;
 
 use std::{io, net::SocketAddr, process::ExitCode, thread};
 
@@ -26,11 +28,11 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
 };
-use tower_openai_proxy::{Config, ConfigError, OpenAiProxyLayer};
+use tower_openai_proxy::OpenAiProxyLayer;
 
 use self::{
     arguments::Arguments,
-    control::{Signals, Source, Watched},
+    control::{Current, Signals, Source, Watched},
 };
 
 fn main() -> ExitCode {
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
         }
     };
     // Before anything is started.
-    if let Err(error) = arguments.config() {
+    if let Err(error) = arguments.load() {
         eprintln!("{error}");
         return ExitCode::from(2);
     }
@@ -67,9 +69,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             false => None,
         },
     };
-    // Before it is read, so that no change is missed.
+    // Before they are read, so that no change is missed.
     let watched = Watched::new(arguments.watched());
-    let layer = OpenAiProxyLayer::from_config(source.load()?).with_health("/health");
+    let loaded = source.load()?;
+    let layer = OpenAiProxyLayer::from_config(loaded.config).with_health("/health");
+    let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
     let listeners = listen::bind(arguments.listen, arguments.workers).map_err(|error| {
         io::Error::new(
             error.kind(),
@@ -80,17 +84,20 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
 
     let (draining, receiver) = watch::channel(false);
     for listener in listeners {
-        let (layer, draining) = (layer.with_own_connections(), receiver.clone());
+        let layer = layer.with_own_connections();
+        let (tls, draining) = (current_tls.clone(), receiver.clone());
         let runtime = runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
-        worker.spawn(move || runtime.block_on(serve::accept(listener, layer, draining)))?;
+        worker.spawn(move || runtime.block_on(serve::accept(listener, tls, layer, draining)))?;
     }
     drop(receiver);
     let runtime = runtime()?;
     // Before anybody can know that there is a server to signal to.
     let signals = runtime.block_on(async { Signals::new() })?;
-    println!("listening on http://{address}");
-    runtime.block_on(control::run(&source, &layer, signals, watched, draining));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    println!("listening on {scheme}://{address}");
+    let current = Current { layer, tls };
+    runtime.block_on(control::run(&source, &current, signals, watched, draining));
     Ok(())
 }
 

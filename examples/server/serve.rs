@@ -12,45 +12,61 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::TokioIo,
     server::graceful::{GracefulConnection, GracefulShutdown, Watcher},
 };
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tower::{BoxError, Layer, Service, util::service_fn as tower_service_fn};
 use tower_openai_proxy::{Error, OpenAiProxyLayer};
 
-use crate::{linger::Linger, timer::ConnectionTimer};
+use crate::{
+    http2::{self, HeadTimeout},
+    linger::{Linger, Socket},
+    timer::ConnectionTimer,
+    tls,
+};
 
-/// How long a connection may take for its first bytes, and each request for its head.
+/// How long a connection may take for its handshake or its first bytes, and each request for its
+/// head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long accepting pauses when it fails, as it does where no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// HTTP/2 connections on which nothing happens are asked this often whether they still live.
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+/// While accepting goes on failing, it is said this often.
+const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Serves one listener, for ever. When `draining` changes, what is in flight is brought to its end;
-/// then `draining` is dropped, but the listener is served on.
+/// What HTTPS is served with now. It changes at a reload.
+pub(crate) type CurrentTls = watch::Receiver<Arc<ServerConfig>>;
+
+/// Serves one listener, for ever: plain HTTP, or HTTPS. When `draining` changes, what is in flight
+/// is brought to its end; then `draining` is dropped, but the listener is served on.
 pub(crate) async fn accept(
     listener: TcpListener,
+    tls: Option<CurrentTls>,
     layer: OpenAiProxyLayer,
     mut draining: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut listener = Listener::new(listener)?;
     let fallback = layer.clone();
     let service = layer.layer(tower_service_fn(move |_| not_found(fallback.is_draining())));
     let in_flight = GracefulShutdown::new();
     loop {
         tokio::select! {
-            stream = next(&listener) => {
-                tokio::spawn(serve(stream, service.clone(), Some(in_flight.watcher())));
+            stream = listener.next() => {
+                let draining = Draining {
+                    begins: draining.clone(),
+                    watcher: in_flight.watcher(),
+                };
+                serve(stream, tls.as_ref(), service.clone(), Some(draining));
             }
             _ = draining.changed() => break,
         }
@@ -60,51 +76,153 @@ pub(crate) async fn accept(
         drop(draining);
     });
     loop {
-        tokio::spawn(serve(next(&listener).await, service.clone(), None));
+        serve(listener.next().await, tls.as_ref(), service.clone(), None);
     }
 }
 
-/// The next connection. Where none can be taken, as when no file descriptor is left, it waits.
-async fn next(listener: &tokio::net::TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+struct Listener {
+    listener: tokio::net::TcpListener,
+    warned: Option<Instant>,
+}
+
+impl Listener {
+    fn new(listener: TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            listener: tokio::net::TcpListener::from_std(listener)?,
+            warned: None,
+        })
+    }
+
+    /// The next connection. Where none can be taken, as when no file descriptor is left, it waits.
+    async fn next(&mut self) -> TcpStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return stream,
+                // The client has left already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    let warned = self.warned.map(|warned| warned.elapsed());
+                    if warned.is_none_or(|elapsed| elapsed >= ACCEPT_WARN_INTERVAL) {
+                        tracing::warn!(%error, "cannot accept connections for now");
+                        self.warned = Some(Instant::now());
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
 }
 
-async fn serve<S, B>(stream: TcpStream, service: S, watcher: Option<Watcher>)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    S: Clone + Send + Sync + 'static,
-    S::Future: Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+/// What answers requests.
+trait Handler:
+    Service<
+        Request<Incoming>,
+        Response = Response<Self::Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
 {
-    if let Err(error) = try_serve(stream, service, watcher).await {
-        tracing::debug!(error = &*error, "connection ended");
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> Handler for S
+where
+    S: Service<
+            Request<Incoming>,
+            Response = Response<B>,
+            Error = Infallible,
+            Future: Send + 'static,
+        >,
+    S: Clone + Send + Sync + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
+/// What a connection must know to be ended when the server is.
+struct Draining {
+    begins: watch::Receiver<bool>,
+    watcher: Watcher,
+}
+
+/// Serves one connection, in a task of its own.
+fn serve<S: Handler>(
+    stream: TcpStream,
+    tls: Option<&CurrentTls>,
+    service: S,
+    draining: Option<Draining>,
+) {
+    let log = |result: Result<(), BoxError>| {
+        if let Err(error) = result {
+            tracing::debug!(error = &*error, "connection ended");
+        }
+    };
+    // Two kinds of tasks, so that the one without TLS has no room for it.
+    match tls {
+        None => tokio::spawn(async move {
+            log(serve_plain(stream, service, draining).await);
+        }),
+        Some(tls) => {
+            let acceptor = TlsAcceptor::from(tls.borrow().clone());
+            tokio::spawn(async move {
+                log(serve_tls(stream, acceptor, service, draining).await);
+            })
+        }
+    };
+}
+
+async fn serve_plain<S: Handler>(
+    stream: TcpStream,
+    service: S,
+    draining: Option<Draining>,
+) -> Result<(), BoxError> {
+    stream.set_nodelay(true)?;
+    let (is_http2, watcher) = opened(begins_as_http2(&stream), draining).await?;
+    speak(stream, is_http2, service, watcher).await
+}
+
+async fn serve_tls<S: Handler>(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    service: S,
+    draining: Option<Draining>,
+) -> Result<(), BoxError> {
+    stream.set_nodelay(true)?;
+    let (stream, watcher) = opened(acceptor.accept(stream), draining).await?;
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+    speak(stream, is_http2, service, watcher).await
+}
+
+/// What comes before the first request: it has a limit, and draining ends it.
+async fn opened<T>(
+    opening: impl Future<Output = io::Result<T>>,
+    draining: Option<Draining>,
+) -> io::Result<(T, Option<Watcher>)> {
+    let opening = timeout(HEAD_TIMEOUT, opening);
+    let Some(mut draining) = draining else {
+        return Ok((opening.await??, None));
+    };
+    tokio::select! {
+        biased;
+        opened = opening => Ok((opened??, Some(draining.watcher))),
+        _ = draining.begins.changed() => Err(io::Error::other("the server is draining")),
     }
 }
 
-/// Serves one connection in the version of HTTP that it speaks.
-async fn try_serve<S, B>(
-    stream: TcpStream,
+/// Serves a connection in this version of HTTP.
+async fn speak<T, S>(
+    stream: T,
+    is_http2: bool,
     service: S,
     watcher: Option<Watcher>,
 ) -> Result<(), BoxError>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    S: Clone + Send + Sync + 'static,
-    S::Future: Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    T: AsyncRead + AsyncWrite + Socket + Send + Unpin + 'static,
+    S: Handler,
 {
-    stream.set_nodelay(true)?;
-    let is_http2 = timeout(HEAD_TIMEOUT, begins_as_http2(&stream)).await??;
     let is_http_1_0 = Arc::new(AtomicBool::new(false));
     let service = {
         let is_http_1_0 = is_http_1_0.clone();
@@ -117,16 +235,15 @@ where
         })
     };
     if is_http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(HTTP2_PING_INTERVAL)
-            .serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(HeadTimeout::new(stream, HEAD_TIMEOUT));
+        let connection = http2::builder().serve_connection(stream, service);
         finish(connection, watcher).await?;
     } else {
+        let stream = TokioIo::new(Linger::new(stream, is_http_1_0));
         let connection = http1::Builder::new()
             .timer(ConnectionTimer::default())
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(Linger::new(stream, is_http_1_0)), service);
+            .serve_connection(stream, service);
         finish(connection, watcher).await?;
     }
     Ok(())
@@ -145,13 +262,14 @@ where
 
 /// Whether the client opens with the preface of HTTP/2 (RFC 9113, section 3.4). Takes nothing.
 async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
-    // The whole of it: the library would wait for the rest for ever.
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const PREFACE: &[u8] = http2::PREFACE;
     let mut begin = [0; PREFACE.len()];
     let mut pause = Duration::from_millis(1);
     loop {
         let length = stream.peek(&mut begin).await?;
-        let is_undecided = length > 0 && length < PREFACE.len();
+        // No more comes where the client has shut its sending side down.
+        let is_over = stream.ready(Interest::READABLE).await?.is_read_closed();
+        let is_undecided = length > 0 && length < PREFACE.len() && !is_over;
         if !is_undecided || !PREFACE.starts_with(&begin[..length]) {
             return Ok(begin[..length] == *PREFACE);
         }

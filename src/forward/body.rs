@@ -51,8 +51,12 @@ impl Download {
         }
     }
 
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Error>> {
-        let head = self.exchange.poll_head(cx);
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        spare: &mut HeaderMap,
+    ) -> Poll<Result<Head, Error>> {
+        let head = self.exchange.poll_head(cx, spare);
         head.map_err(|error| error.with_backend(&self.backend))
     }
 

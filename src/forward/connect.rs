@@ -202,6 +202,10 @@ impl Stream {
     /// any data means that it can't be used.
     pub(crate) fn is_silent(&mut self) -> bool {
         let mut byte = [0];
+        if let Self::Tcp(tcp) = self {
+            let read = tcp.try_read(&mut byte);
+            return matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         Pin::new(self)
             .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))

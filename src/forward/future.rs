@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Method, Request, Response};
+use http::{Extensions, HeaderMap, Method, Request, Response};
 use http_body::Body;
 
 #[cfg(feature = "http2")]
@@ -45,13 +45,21 @@ pub struct ResponseFuture {
 
 enum State {
     Connecting(Box<Waiting>),
-    Sent(Box<Download>),
+    Sent(Box<Download>, Spare),
     #[cfg(feature = "http2")]
     Looking(Box<Looking>),
     #[cfg(feature = "http2")]
     SentHttp2(Box<http2::Exchange>, Backend),
     Failed(Error),
     Done,
+}
+
+/// What a request leaves behind for its response to use again.
+#[derive(Default)]
+struct Spare {
+    headers: HeaderMap,
+    /// With the backend and nothing else in it.
+    extensions: Extensions,
 }
 
 /// A request that waits for a connection.
@@ -104,8 +112,16 @@ impl ResponseFuture {
         let framing = encode_head(&parts, &body.size_hint(), &backend, &mut head);
         let to_head = parts.method == Method::HEAD;
         let exchange = Exchange::new(stream, head, framing, body, to_head);
+        let mut spare = Spare {
+            headers: parts.headers,
+            ..Spare::default()
+        };
+        // What a server or another layer has put there isn't for the response.
+        if parts.extensions.len() == 1 {
+            spare.extensions = parts.extensions;
+        }
         Self {
-            state: State::Sent(Box::new(Download::new(exchange, backend, pool))),
+            state: State::Sent(Box::new(Download::new(exchange, backend, pool)), spare),
         }
     }
 
@@ -217,15 +233,16 @@ impl Future for ResponseFuture {
                         Err(error) => Self::failed(error.with_backend(&backend)),
                     };
                 }
-                State::Sent(mut download) => {
-                    let Poll::Ready(head) = download.poll_head(cx) else {
-                        self.state = State::Sent(download);
+                State::Sent(mut download, mut spare) => {
+                    let Poll::Ready(head) = download.poll_head(cx, &mut spare.headers) else {
+                        self.state = State::Sent(download, spare);
                         return Poll::Pending;
                     };
                     let head = head?;
                     let mut response = Response::new(ResponseBody::new(download));
                     *response.status_mut() = head.status;
                     *response.headers_mut() = head.headers;
+                    *response.extensions_mut() = spare.extensions;
                     if let Some(reason) = head.reason {
                         response.extensions_mut().insert(reason);
                     }

@@ -19,15 +19,28 @@ pub(crate) fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// The fields that `Connection` makes hop-by-hop as well.
+/// What the `Connection` fields of a message say: whether the connection stays, and which other
+/// fields are hop-by-hop as well.
 #[derive(Default)]
-pub(crate) struct Nominated<'a>(Vec<&'a [u8]>);
+pub(crate) struct Nominated<'a> {
+    pub(crate) close: bool,
+    pub(crate) keep_alive: bool,
+    names: Vec<&'a [u8]>,
+}
 
 impl<'a> Nominated<'a> {
-    /// Adds the names in one value of a `Connection` field.
+    /// Adds the options in one value of a `Connection` field.
     pub(crate) fn add(&mut self, value: &'a [u8]) {
-        let names = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        self.0.extend(names.filter(|name| !name.is_empty()));
+        for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            // These two come with most messages.
+            if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if !option.is_empty() {
+                self.names.push(option);
+            }
+        }
     }
 
     pub(crate) fn of(headers: &'a HeaderMap) -> Self {
@@ -39,9 +52,21 @@ impl<'a> Nominated<'a> {
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.0
-            .iter()
-            .any(|nominated| nominated.eq_ignore_ascii_case(name.as_bytes()))
+        let is_named = |nominated: &&[u8]| nominated.eq_ignore_ascii_case(name.as_bytes());
+        self.names.iter().any(is_named) || (self.close && name == "close")
+    }
+
+    /// The fields without the nominated ones, in their order.
+    pub(crate) fn strip(&self, mut headers: HeaderMap) -> HeaderMap {
+        if headers.keys().any(|name| self.contains(name.as_str())) {
+            let all = std::mem::take(&mut headers);
+            for (name, value) in &all {
+                if !self.contains(name.as_str()) {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
+        headers
     }
 }
 
@@ -98,6 +123,7 @@ mod tests {
         let nominated = Nominated::of(&headers);
 
         assert!(nominated.contains("x-one") && nominated.contains("x-two"));
+        assert!(nominated.close && nominated.contains("close"));
         assert!(!nominated.contains("x-three") && !nominated.contains(""));
     }
 

@@ -67,7 +67,6 @@ use crate::{
 /// request at once. A request is never sent twice.
 #[derive(Clone)]
 pub struct Forward {
-    connector: Arc<Connector>,
     pool: Arc<Pool>,
 }
 
@@ -78,15 +77,14 @@ impl Forward {
     /// backends fail with `tls_protocol_error`.
     pub fn new() -> Self {
         Self {
-            connector: Arc::new(Connector::new()),
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(Arc::new(Connector::new()))),
         }
     }
 
     /// Makes ready what connections to these backends need, so that the first request needn't wait.
     pub(crate) fn prepare(&self, backends: &[Backend]) {
         for backend in backends {
-            self.connector.prepare(backend.origin());
+            self.pool.connector().prepare(backend.origin());
         }
     }
 
@@ -100,7 +98,7 @@ impl Forward {
             return ResponseFuture::send(request, stream, backend, self.pool.clone());
         }
         let period = backend.timeouts().connect;
-        match self.connector.connect(backend.origin(), period) {
+        match self.pool.connector().connect(backend.origin(), period) {
             Ok(connecting) => {
                 ResponseFuture::connect(request, connecting, backend, self.pool.clone())
             }
@@ -113,8 +111,7 @@ impl Forward {
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
         Self {
-            connector: self.connector.clone(),
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(self.pool.connector().clone())),
         }
     }
 }
@@ -138,8 +135,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
-        let Some(backend) = request.extensions_mut().remove::<Backend>() else {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let Some(backend) = request.extensions().get::<Backend>().cloned() else {
             return ResponseFuture::failed(Error::new(Kind::NoBackend));
         };
         if headers::is_coded(request.headers()) {

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::connect::Stream;
+use super::connect::{Connector, Stream};
 #[cfg(feature = "http2")]
 use super::http2;
 use crate::backend::Origin;
@@ -27,8 +27,8 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// The connections of one [`Forward`](super::Forward) and its clones: the idle ones, and those that
 /// take more than one request at a time.
-#[derive(Default)]
 pub(crate) struct Pool {
+    connector: Arc<Connector>,
     state: Mutex<State>,
 }
 
@@ -77,6 +77,18 @@ impl Kept {
 }
 
 impl Pool {
+    pub(crate) fn new(connector: Arc<Connector>) -> Self {
+        Self {
+            connector,
+            state: Mutex::default(),
+        }
+    }
+
+    /// What makes new connections.
+    pub(crate) fn connector(&self) -> &Arc<Connector> {
+        &self.connector
+    }
+
     /// The connection that was used last of those that still work.
     pub(crate) fn take(&self, origin: &Origin) -> Option<Stream> {
         loop {

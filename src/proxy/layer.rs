@@ -63,7 +63,7 @@ pub(super) struct Settings {
 }
 
 impl OpenAiProxyLayer {
-    /// Proxies to the backends of this configuration.
+    /// Proxies to the backends of this configuration. Its [warnings](Config::warnings) are logged.
     pub fn from_config(config: Config) -> Self {
         let layer = Self::with_forward(config, Forward::new());
         layer.forward.prepare(&layer.backends());
@@ -85,6 +85,7 @@ impl<F> OpenAiProxyLayer<F> {
     /// Sends requests by this service in place of [`Forward`]: a client of one's own, or a
     /// stand-in in a test.
     pub fn with_forward(config: Config, forward: F) -> Self {
+        warn(&config);
         Self {
             shared: Arc::new(Shared::new(
                 Mount::default(),
@@ -141,7 +142,8 @@ impl<F> OpenAiProxyLayer<F> {
     /// Replaces the configuration for this layer, its clones, and the services made of them.
     ///
     /// Exchanges in flight finish on the one they began with. Connections stay, so those to
-    /// backends that haven't changed are used again.
+    /// backends that haven't changed are used again. The [warnings](Config::warnings) of the new one
+    /// are logged.
     ///
     /// ```
     /// # use tower_openai_proxy::{BackendConfig, Config, OpenAiProxyLayer};
@@ -154,6 +156,7 @@ impl<F> OpenAiProxyLayer<F> {
     /// # Ok::<(), tower_openai_proxy::ConfigError>(())
     /// ```
     pub fn reload(&self, config: Config) {
+        warn(&config);
         self.shared.replace(&config);
     }
 
@@ -171,6 +174,12 @@ impl<F> OpenAiProxyLayer<F> {
     /// The backends, in the order of the configuration.
     pub fn backends(&self) -> Arc<[Backend]> {
         self.shared.current().backends()
+    }
+}
+
+fn warn(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -57,7 +57,7 @@ impl ExchangeLog {
         }))
     }
 
-    /// To be put into the request's extensions.
+    /// To be put into the request's body.
     pub(super) fn last_tried(&self) -> LastTried {
         self.backend.clone()
     }

@@ -7,7 +7,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
-use tower::{Service, ServiceExt, util::Oneshot};
+use tower::Service;
 
 use super::{
     body::ResponseBody,
@@ -33,24 +33,28 @@ pub struct OpenAiProxy<S, F = Forward> {
     shared: Arc<Shared>,
     /// Those that were current when this service was last called.
     settings: Arc<Settings>,
+    /// What they make of the client of the backends.
+    stack: Stack<F>,
     forward: F,
 }
 
-impl<S, F> OpenAiProxy<S, F> {
+impl<S, F: Clone> OpenAiProxy<S, F> {
     pub(super) fn new(inner: S, shared: Arc<Shared>, forward: F) -> Self {
+        let settings = shared.current();
         Self {
             inner,
-            settings: shared.current(),
             shared,
+            stack: settings.stack(forward.clone()),
+            settings,
             forward,
         }
     }
 
-    fn settings(&mut self) -> &Settings {
+    fn refresh(&mut self) {
         if self.shared.is_outdated(&self.settings) {
             self.settings = self.shared.current();
+            self.stack = self.settings.stack(self.forward.clone());
         }
-        &self.settings
     }
 }
 
@@ -66,7 +70,7 @@ where
 {
     type Response = Response<ResponseBody<R, P>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, Oneshot<Stack<F>, Request<RequestBody>>>;
+    type Future = ResponseFuture<S::Future, <Stack<F> as Service<Request<RequestBody>>>::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -84,18 +88,17 @@ where
                 ResponseFuture::answer(Error::draining().to_response())
             }
             Ours::Yes => {
-                let forward = self.forward.clone();
-                let settings = self.settings();
-                let mut request = request.map(|body| {
+                self.refresh();
+                let settings = &*self.settings;
+                let log = ExchangeLog::start();
+                let request = request.map(|body| {
                     RequestBody::new(body)
                         .with_max_bytes(settings.max_body_bytes)
                         .with_idle_timeout(settings.idle_timeout)
+                        .followed_by(log.as_ref().map(|log| log.last_tried()))
                 });
-                let log = ExchangeLog::start();
-                if let Some(log) = &log {
-                    request.extensions_mut().insert(log.last_tried());
-                }
-                let exchange = settings.stack(forward).oneshot(request);
+                // Always ready, so it is called without asking.
+                let exchange = self.stack.call(request);
                 ResponseFuture::ours(exchange, settings.total_timeout, log)
             }
             Ours::DotSegments => {
@@ -103,8 +106,8 @@ where
             }
             Ours::No if health::is_asked(&request, mount.health_path.as_deref()) => {
                 let is_draining = self.shared.is_draining();
-                let backends = self.settings().backends();
-                ResponseFuture::answer(health::response(&backends, is_draining))
+                self.refresh();
+                ResponseFuture::answer(health::response(&self.settings.backends(), is_draining))
             }
             Ours::No => ResponseFuture::wrapped(self.inner.call(request)),
         }

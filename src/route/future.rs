@@ -50,6 +50,7 @@ pin_project! {
 struct Retry<S> {
     parts: Parts,
     body: Bytes,
+    last_tried: Option<LastTried>,
     candidates: std::vec::IntoIter<Backend>,
     service: S,
 }
@@ -71,6 +72,7 @@ where
                 let retry = Retry {
                     parts,
                     body: Bytes::new(),
+                    last_tried: body.last_tried().cloned(),
                     candidates,
                     service,
                 };
@@ -98,7 +100,7 @@ where
     S: Service<Request<RequestBody>>,
 {
     fn trying(mut request: Request<RequestBody>, backend: Backend, service: S) -> Self {
-        if let Some(last_tried) = request.extensions().get::<LastTried>() {
+        if let Some(last_tried) = request.body().last_tried() {
             last_tried.set(&backend);
         }
         request.extensions_mut().insert(backend.clone());
@@ -115,7 +117,8 @@ where
 {
     fn next(&mut self) -> Option<State<S>> {
         let backend = self.candidates.next()?;
-        let request = Request::from_parts(self.parts.clone(), self.body.clone().into());
+        let body = RequestBody::from(self.body.clone()).followed_by(self.last_tried.clone());
+        let request = Request::from_parts(self.parts.clone(), body);
         Some(State::trying(request, backend, self.service.clone()))
     }
 }
@@ -149,7 +152,10 @@ where
                     let retry = this.retry.as_mut().filter(|_| moves_on);
                     let Some(next) = retry.and_then(|retry| retry.next()) else {
                         return Poll::Ready(result.map(|mut response| {
-                            response.extensions_mut().insert(backend.clone());
+                            let extensions = response.extensions_mut();
+                            if !extensions.get().is_some_and(|told| backend.is(told)) {
+                                extensions.insert(backend.clone());
+                            }
                             response
                         }));
                     };

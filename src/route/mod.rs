@@ -280,7 +280,7 @@ impl<S> fmt::Debug for BackendRoute<S> {
     }
 }
 
-/// Tells whoever put it into a request's extensions which backend was tried last.
+/// Tells whoever put it into a request's body which backend was tried last.
 #[derive(Clone, Default)]
 pub(crate) struct LastTried(Arc<Mutex<Option<Backend>>>);
 

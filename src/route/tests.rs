@@ -472,8 +472,9 @@ async fn whoever_asks_is_told_who_was_tried_last() {
     let service = Scripted::new([Fail(Kind::Refused), Fail(Kind::NotHttp)]);
     let last_tried = LastTried::default();
     assert!(last_tried.get().is_none());
-    let mut request = request();
-    request.extensions_mut().insert(last_tried.clone());
+    let request = request();
+    let follow = |body| RequestBody::new(body).followed_by(Some(last_tried.clone()));
+    let request = request.map(follow);
     let route = layer(&["a", "b"], "").layer(service);
     assert!(route.oneshot(request).await.is_err());
     assert_eq!(last_tried.get().unwrap().name(), "b");

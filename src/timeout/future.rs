@@ -1,18 +1,16 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep};
 
 use super::{
-    Progress, TimeoutBody,
-    clock::{IdleClock, poll_deadline},
+    TimeoutBody,
+    clock::{HeadClock, IdleClock},
 };
 use crate::{
     backend::Backend,
@@ -24,8 +22,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        progress: Option<Arc<Progress>>,
-        timer: Option<Pin<Box<Sleep>>>,
+        clock: Option<HeadClock>,
         idle: Option<Duration>,
         backend: Option<Backend>,
     }
@@ -34,14 +31,13 @@ pin_project! {
 impl<F> ResponseFuture<F> {
     pub(super) fn new(
         inner: F,
-        progress: Option<Arc<Progress>>,
+        clock: Option<HeadClock>,
         idle: Option<Duration>,
         backend: Option<Backend>,
     ) -> Self {
         Self {
             inner,
-            progress,
-            timer: None,
+            clock,
             idle,
             backend,
         }
@@ -67,14 +63,10 @@ where
                 Err(error) => Err(Error::from_service(error)),
             });
         }
-        let Some(progress) = this.progress.as_deref() else {
+        let Some(clock) = this.clock else {
             return Poll::Pending;
         };
-        // While the clock stands, it is looked at once a period: what sets it going again may
-        // happen on another task.
-        let deadline = progress.deadline();
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + progress.period);
-        ready!(poll_deadline(this.timer, deadline, cx));
+        ready!(clock.poll_over(cx));
         let error = Error::new(Kind::ResponseTimeout);
         Poll::Ready(Err(match this.backend {
             Some(backend) => error.with_backend(backend),

@@ -36,10 +36,6 @@ mod future;
 mod tests;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -47,10 +43,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub(crate) use self::clock::IdleClock;
+use self::clock::HeadClock;
+pub(crate) use self::clock::{IdleClock, Progress};
 pub use self::{body::TimeoutBody, future::ResponseFuture};
 use crate::{
     backend::Backend,
@@ -140,48 +136,11 @@ where
             None => self.periods,
         };
         let request = request.map(RequestBody::new);
-        let Some(response_head) = periods.response_head else {
-            return ResponseFuture::new(self.inner.call(request), None, periods.idle, backend);
+        let clock = periods.response_head.map(HeadClock::new);
+        let request = match &clock {
+            Some(clock) => request.map(|body| body.watched_by(clock.progress())),
+            None => request,
         };
-        let progress = Arc::new(Progress::new(response_head));
-        let request = request.map(|body| body.watched_by(progress.clone()));
-        ResponseFuture::new(
-            self.inner.call(request),
-            Some(progress),
-            periods.idle,
-            backend,
-        )
-    }
-}
-
-/// How far a request has been passed on: what the head clock goes by.
-pub(crate) struct Progress {
-    period: Duration,
-    started: Instant,
-    /// Nanoseconds after `started` of the last piece, times two, plus one while the clock stands.
-    last: AtomicU64,
-}
-
-impl Progress {
-    fn new(period: Duration) -> Self {
-        Self {
-            period,
-            started: Instant::now(),
-            last: AtomicU64::new(0),
-        }
-    }
-
-    /// The request has come further, or is held up by something other than the backend's answer.
-    pub(crate) fn note(&self, is_held_up: bool) {
-        let nanos = self.started.elapsed().as_nanos() as u64;
-        let last = nanos << 1 | u64::from(is_held_up);
-        self.last.store(last, Ordering::Relaxed);
-    }
-
-    /// When the response's head must be there; none while the request is held up.
-    fn deadline(&self) -> Option<Instant> {
-        let last = self.last.load(Ordering::Relaxed);
-        let is_held_up = last & 1 == 1;
-        (!is_held_up).then(|| self.started + Duration::from_nanos(last >> 1) + self.period)
+        ResponseFuture::new(self.inner.call(request), clock, periods.idle, backend)
     }
 }

@@ -16,7 +16,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{SockRef, Socket};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::soon;
 
@@ -35,6 +38,14 @@ impl Http2 {
         let stream = soon("connecting", TcpStream::connect(address)).await;
         let stream = stream.expect("someone listens");
         let socket = SockRef::from(&stream).try_clone().expect("a socket");
+        Self::over(stream, socket, address).await
+    }
+
+    /// Over any stream that this is the socket of, such as one of TLS.
+    pub async fn over<S>(stream: S, socket: Socket, address: SocketAddr) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let handshake = Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream));
         let (sender, connection) = soon("a handshake", handshake).await.expect("HTTP/2");
         tokio::spawn(connection);

@@ -4,7 +4,12 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod frames;
 pub mod http2;
+#[cfg(not(any(windows, target_vendor = "apple")))]
+pub mod https;
+#[cfg(target_os = "linux")]
+pub mod usage;
 
 use std::{
     future::Future,
@@ -115,6 +120,14 @@ impl Server {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal, such as `HUP`.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: &str) {
+        let id = self.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(sent.expect("kill(1)").success());
     }
 
     /// Whether the process is still there.
@@ -268,6 +281,18 @@ impl Backend {
         Wire::new(stream)
     }
 
+    /// Hands each connection to this, for as long as the test runs.
+    pub fn serve_all<F: Future<Output = ()> + Send + 'static>(
+        self,
+        serve: impl Fn(Wire) -> F + Send + 'static,
+    ) {
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = self.listener.accept().await {
+                tokio::spawn(serve(Wire::new(stream)));
+            }
+        });
+    }
+
     /// Whether a connection is waiting to be accepted, given a moment to come.
     pub async fn is_contacted(&self) -> bool {
         timeout(Duration::from_millis(100), self.listener.accept())
@@ -278,15 +303,12 @@ impl Backend {
     /// Answers every request on every connection in the same way, for as long as the test runs.
     pub fn answer_all(self, response: impl Into<Vec<u8>>) {
         let response: Arc<[u8]> = response.into().into();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = self.listener.accept().await {
-                let response = response.clone();
-                tokio::spawn(async move {
-                    let mut wire = Wire::new(stream);
-                    while wire.try_request().await.is_some() {
-                        wire.send(&response).await;
-                    }
-                });
+        self.serve_all(move |mut wire| {
+            let response = response.clone();
+            async move {
+                while wire.try_request().await.is_some() {
+                    wire.send(&response).await;
+                }
             }
         });
     }
@@ -580,6 +602,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     async fn body(&mut self, message: &Message) -> Vec<u8> {
+        let body = self.try_body(message).await;
+        body.unwrap_or_else(|_| panic!("closed within a body"))
+    }
+
+    /// Reads a body to its end; an error is what came of it before the connection was closed.
+    pub async fn try_body(&mut self, message: &Message) -> Result<Vec<u8>, Vec<u8>> {
         if message.field("transfer-encoding").is_some() {
             let mut end = 0;
             loop {
@@ -589,7 +617,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     let size = usize::from_str_radix(size, 16).expect("a chunk size");
                     if size == 0 {
                         if let Some(last) = find(&self.buffer[end..], b"\r\n\r\n") {
-                            return self.take(end + last + 4);
+                            return Ok(self.take(end + last + 4));
                         }
                         break;
                     }
@@ -599,13 +627,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     }
                     end = next;
                 }
-                assert_ne!(self.fill().await, 0, "closed within a body");
+                if self.fill().await == 0 {
+                    return Err(std::mem::take(&mut self.buffer));
+                }
             }
         }
         let length = message
             .field("content-length")
             .map_or(0, |value| value.parse().unwrap());
-        self.exactly(length).await
+        while self.buffer.len() < length {
+            if self.fill().await == 0 {
+                return Err(std::mem::take(&mut self.buffer));
+            }
+        }
+        Ok(self.take(length))
     }
 
     /// Reads so many bytes.

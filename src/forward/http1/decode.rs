@@ -20,35 +20,43 @@ pub(super) enum Decoder {
     Closed,
 }
 
-impl Decoder {
-    /// What the fields of a head say. Two lengths, or a length and a transfer coding, are refused:
-    /// whoever reads the response after us might choose the other one.
-    pub(super) fn of(fields: &[httparse::Header<'_>], is_1_0: bool) -> Result<Self, Invalid> {
-        let mut length = None;
-        let mut coding = None;
-        for field in fields {
-            let framing = if field.name.eq_ignore_ascii_case("content-length") {
-                &mut length
-            } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
-                &mut coding
-            } else {
-                continue;
-            };
-            if framing.replace(field.value).is_some() {
-                return Err("framing told twice");
-            }
+/// What the fields of a head say about where its body ends. Two lengths, or a length and a transfer
+/// coding, are refused: whoever reads the response after us might choose the other one.
+#[derive(Default)]
+pub(super) struct Framing<'a> {
+    length: Option<&'a [u8]>,
+    coding: Option<&'a [u8]>,
+}
+
+impl<'a> Framing<'a> {
+    pub(super) fn add_length(&mut self, value: &'a [u8]) -> Result<(), Invalid> {
+        match self.length.replace(value) {
+            Some(_) => Err("two lengths"),
+            None => Ok(()),
         }
-        match (length, coding) {
-            (None, None) => Ok(Self::UntilClose),
-            (Some(length), None) => parse_length(length).map(Self::Length),
+    }
+
+    pub(super) fn add_coding(&mut self, value: &'a [u8]) -> Result<(), Invalid> {
+        match self.coding.replace(value) {
+            Some(_) => Err("two transfer codings"),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn decoder(self, is_1_0: bool) -> Result<Decoder, Invalid> {
+        match (self.length, self.coding) {
+            (None, None) => Ok(Decoder::UntilClose),
+            (Some(length), None) => parse_length(length).map(Decoder::Length),
             (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") && !is_1_0 => {
-                Ok(Self::Chunked(Chunked::new()))
+                Ok(Decoder::Chunked(Chunked::new()))
             }
             (None, Some(_)) => Err("unknown transfer coding"),
             (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
         }
     }
+}
 
+impl Decoder {
     /// Takes input up to the next data, or all of it; gives how much was taken and where in it the
     /// data is. Takes nothing once the body has ended.
     pub(super) fn advance(&mut self, input: &[u8]) -> Result<(usize, Range<usize>), Malformed> {

@@ -3,8 +3,6 @@
 //! It is written straight from the client's fields, in their order: what isn't passed on is skipped
 //! on the way.
 
-use std::io::Write;
-
 use http::{HeaderValue, Method, Version, header, request::Parts};
 use http_body::SizeHint;
 
@@ -105,7 +103,9 @@ fn write_framing(head: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::None => {}
         Framing::Length(length) => {
-            write!(head, "content-length: {length}\r\n").expect("memory can be written to");
+            head.extend_from_slice(b"content-length: ");
+            head.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            head.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }

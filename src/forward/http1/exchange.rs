@@ -71,7 +71,13 @@ where
 
     /// Sends the request and waits for the head of the final response, which may come before the
     /// request has been sent whole.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Error>> {
+    ///
+    /// The memory of `spare` is used again for the head's fields.
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        spare: &mut HeaderMap,
+    ) -> Poll<Result<Head, Error>> {
         self.poll_upload(cx)?;
         loop {
             let read = ready!(poll_read(&mut self.io, cx, Bytes::copy_from_slice))
@@ -83,7 +89,7 @@ where
                 true => read,
                 false => [&*self.input, &read].concat().into(),
             };
-            if let Some((head, body)) = self.parse_head()? {
+            if let Some((head, body)) = self.parse_head(spare)? {
                 self.keep_alive &= head.keep_alive;
                 self.body = body;
                 return Poll::Ready(Ok(head));
@@ -91,10 +97,10 @@ where
         }
     }
 
-    fn parse_head(&mut self) -> Result<Option<(Head, Decoder)>, Error> {
+    fn parse_head(&mut self, spare: &mut HeaderMap) -> Result<Option<(Head, Decoder)>, Error> {
         let invalid = |reason| Error::new(Kind::NotHttp).with_source(reason);
         while !self.input.is_empty() {
-            match head::parse(&self.input, self.to_head).map_err(invalid)? {
+            match head::parse(&self.input, self.to_head, spare).map_err(invalid)? {
                 Parsed::Partial => break,
                 Parsed::Interim(_) if self.interim == MAX_INTERIM => {
                     return Err(invalid("too many interim responses"));
@@ -105,7 +111,7 @@ where
                 }
                 Parsed::Final(length, head, body) => {
                     self.input.advance(length);
-                    return Ok(Some((*head, body)));
+                    return Ok(Some((head, body)));
                 }
             }
         }

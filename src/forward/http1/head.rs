@@ -4,10 +4,10 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 
-use super::decode::Decoder;
+use super::decode::{Decoder, Framing};
 use crate::forward::headers::{Nominated, is_hop_by_hop};
 
 /// Largest head of a response, in bytes.
@@ -33,14 +33,19 @@ pub(super) enum Parsed {
     /// An interim response (1xx) of this length.
     Interim(usize),
     /// A final response whose head has this length, and where its body ends.
-    Final(usize, Box<Head>, Decoder),
+    Final(usize, Head, Decoder),
 }
 
 /// Why the input is no response that can be passed on.
 pub(super) type Invalid = &'static str;
 
-/// Parses the head at the start of the input, as the answer to a HEAD request or to another.
-pub(super) fn parse(input: &Bytes, to_head: bool) -> Result<Parsed, Invalid> {
+/// Parses the head at the start of the input, as the answer to a HEAD request or to another. The
+/// memory of `spare` is used again for the fields.
+pub(super) fn parse(
+    input: &Bytes,
+    to_head: bool,
+    spare: &mut HeaderMap,
+) -> Result<Parsed, Invalid> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -69,62 +74,46 @@ pub(super) fn parse(input: &Bytes, to_head: bool) -> Result<Parsed, Invalid> {
     }
 
     let is_1_0 = response.version == Some(0);
-    let connection = Connection::of(response.headers);
+    let mut connection = Nominated::default();
+    let mut framing = Framing::default();
+    // The values are slices of the input.
+    let mut headers = std::mem::take(spare);
+    headers.clear();
+    headers.reserve(response.headers.len());
+    for field in response.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "invalid name")?;
+        match name {
+            header::CONNECTION => connection.add(field.value),
+            header::CONTENT_LENGTH => framing.add_length(field.value)?,
+            header::TRANSFER_ENCODING => framing.add_coding(field.value)?,
+            _ => {}
+        }
+        if !is_hop_by_hop(name.as_str()) {
+            let value = HeaderValue::from_maybe_shared(input.slice_ref(field.value))
+                .map_err(|_| "invalid field value")?;
+            headers.append(name, value);
+        }
+    }
+    let headers = connection.strip(headers);
     let has_body =
         !to_head && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
-    let body = match Decoder::of(response.headers, is_1_0)? {
+    let body = match framing.decoder(is_1_0)? {
         _ if !has_body => Decoder::Length(0),
-        framing => framing,
+        body => body,
     };
     let keep_alive = !connection.close
         && (!is_1_0 || connection.keep_alive)
         && !matches!(body, Decoder::UntilClose);
-
-    // The values are slices of the input.
-    let mut headers = HeaderMap::with_capacity(response.headers.len());
-    for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "invalid name")?;
-        if is_hop_by_hop(name.as_str()) || connection.nominated.contains(name.as_str()) {
-            continue;
-        }
-        let value = HeaderValue::from_maybe_shared(input.slice_ref(field.value))
-            .map_err(|_| "invalid field value")?;
-        headers.append(name, value);
-    }
     Ok(Parsed::Final(
         length,
-        Box::new(Head {
+        Head {
             status,
             reason: reason_phrase(&input[..length], status),
             headers,
             keep_alive,
-        }),
+        },
         body,
     ))
-}
-
-/// What the `Connection` fields say.
-#[derive(Default)]
-struct Connection<'a> {
-    nominated: Nominated<'a>,
-    close: bool,
-    keep_alive: bool,
-}
-
-impl<'a> Connection<'a> {
-    fn of(fields: &[httparse::Header<'a>]) -> Self {
-        let mut nominated = Nominated::default();
-        for field in fields {
-            if field.name.eq_ignore_ascii_case("connection") {
-                nominated.add(field.value);
-            }
-        }
-        Self {
-            close: nominated.contains("close"),
-            keep_alive: nominated.contains("keep-alive"),
-            nominated,
-        }
-    }
 }
 
 /// The reason phrase as it was sent, where it isn't the usual one for the status.
@@ -146,8 +135,12 @@ fn reason_phrase(head: &[u8], status: StatusCode) -> Option<ReasonPhrase> {
 mod tests {
     use super::*;
 
-    fn parse_final(input: &str) -> (Box<Head>, Decoder) {
-        match parse(&Bytes::copy_from_slice(input.as_bytes()), false) {
+    fn parse_new(input: &Bytes, to_head: bool) -> Result<Parsed, Invalid> {
+        parse(input, to_head, &mut HeaderMap::new())
+    }
+
+    fn parse_final(input: &str) -> (Head, Decoder) {
+        match parse_new(&Bytes::copy_from_slice(input.as_bytes()), false) {
             Ok(Parsed::Final(length, head, body)) => {
                 assert_eq!(length, input.find("\r\n\r\n").unwrap() + 4);
                 (head, body)
@@ -228,9 +221,12 @@ mod tests {
         let interim = Bytes::from_static(
             b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
         );
-        assert!(matches!(parse(&interim, false), Ok(Parsed::Interim(40))));
+        assert!(matches!(
+            parse_new(&interim, false),
+            Ok(Parsed::Interim(40))
+        ));
         assert!(
-            parse(
+            parse_new(
                 &Bytes::from("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
                 false
             )
@@ -243,7 +239,7 @@ mod tests {
         let head = Bytes::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nx: y\r\n\r\n");
         for cut in 0..head.len() {
             assert!(
-                matches!(parse(&head.slice(..cut), false), Ok(Parsed::Partial)),
+                matches!(parse_new(&head.slice(..cut), false), Ok(Parsed::Partial)),
                 "cut at {cut}"
             );
         }
@@ -263,7 +259,7 @@ mod tests {
                 false,
             ),
         ] {
-            let Ok(Parsed::Final(_, _, body)) = parse(&Bytes::from(head), to_head) else {
+            let Ok(Parsed::Final(_, _, body)) = parse_new(&Bytes::from(head), to_head) else {
                 panic!("{head}");
             };
             assert!(matches!(body, Decoder::Length(0)));
@@ -301,7 +297,7 @@ mod tests {
             &many,
         ] {
             assert!(
-                parse(&Bytes::copy_from_slice(head.as_bytes()), false).is_err(),
+                parse_new(&Bytes::copy_from_slice(head.as_bytes()), false).is_err(),
                 "{:.60}",
                 head
             );

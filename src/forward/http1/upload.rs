@@ -84,8 +84,15 @@ impl Upload {
             if !self.large.is_empty() || self.flat.len() > COPY_LIMIT {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(Pin::new(body).poll_frame(cx)?) {
-                Some(frame) => self.push(frame)?,
+            match ready!(Pin::new(&mut *body).poll_frame(cx)?) {
+                Some(frame) => {
+                    let is_last = body.is_end_stream();
+                    self.push(frame)?;
+                    // Not asked again: that would cost most requests another look.
+                    if is_last && self.body.is_some() {
+                        self.end(None)?;
+                    }
+                }
                 None => self.end(None)?,
             }
         }

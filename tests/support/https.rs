@@ -1,0 +1,118 @@
+//! A client of the server over TLS, by another library than the server's own.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio_native_tls::{
+    TlsConnector, TlsStream,
+    native_tls::{self, Certificate, Protocol},
+};
+use tokio_rustls::{
+    self as rustls,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, pem::PemObject},
+    },
+};
+
+use super::{Server, TempFile, Wire, http2::Http2, soon};
+
+pub type Tls = TlsStream<TcpStream>;
+
+/// A file of `tests/certificates`.
+pub fn certificate(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+    folder.join(name)
+}
+
+/// The server, serving HTTPS with a certificate and a key of `tests/certificates`.
+pub fn start(config: &str, pair: [&str; 2]) -> Server {
+    start_with(config, pair, &[])
+}
+
+/// The same, with environment variables.
+pub fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -> Server {
+    let config = TempFile::new("config.json", config);
+    let mut command = Server::command();
+    command.arg("--config").arg(&config.path);
+    command.arg("--tls-cert").arg(certificate(pair[0]));
+    command.arg("--tls-key").arg(certificate(pair[1]));
+    command.envs(environment.iter().copied());
+    Server::spawn(&mut command)
+}
+
+/// A connection that offers these protocols. It trusts the known authority alone.
+pub async fn connect(address: SocketAddr, alpn: &[&str]) -> Wire<Tls> {
+    let stream = try_connect(address, alpn, None).await;
+    Wire::over(stream.expect("a handshake"))
+}
+
+/// The same in this version of TLS; a failed handshake is an error.
+pub async fn try_connect(
+    address: SocketAddr,
+    alpn: &[&str],
+    version: Option<Protocol>,
+) -> native_tls::Result<Tls> {
+    let stream = soon("connecting", TcpStream::connect(address)).await;
+    let stream = stream.expect("someone listens");
+    stream.set_nodelay(true).expect("a socket");
+    let authority = std::fs::read(certificate("authority.pem")).expect("a file");
+    let mut connector = native_tls::TlsConnector::builder();
+    connector
+        .disable_built_in_roots(true)
+        .add_root_certificate(Certificate::from_pem(&authority).expect("a certificate"))
+        .request_alpns(alpn);
+    if version.is_some() {
+        connector.min_protocol_version(version);
+        connector.max_protocol_version(version);
+    }
+    let connector = TlsConnector::from(connector.build().expect("a connector"));
+    soon("a handshake", connector.connect("localhost", stream)).await
+}
+
+/// A connection of HTTP/2.
+pub async fn http2(address: SocketAddr) -> Http2 {
+    let wire = connect(address, &["h2"]).await;
+    assert_eq!(chosen(&wire.stream).as_deref(), Some("h2"));
+    let tcp = wire.stream.get_ref().get_ref().get_ref();
+    let socket = SockRef::from(tcp).try_clone().expect("a socket");
+    Http2::over(wire.stream, socket, address).await
+}
+
+/// The protocol that the server has chosen.
+pub fn chosen(stream: &Tls) -> Option<String> {
+    let alpn = stream.get_ref().negotiated_alpn().expect("known");
+    alpn.map(|alpn| String::from_utf8(alpn).expect("ASCII"))
+}
+
+/// Whether the server showed the first certificate of this file.
+pub fn shows(stream: &Tls, name: &str) -> bool {
+    let pem = std::fs::read(certificate(name)).expect("a file");
+    let expected = Certificate::from_pem(&pem).expect("a certificate");
+    let shown = stream.get_ref().peer_certificate().expect("readable");
+    shown.expect("a certificate").to_der().unwrap() == expected.to_der().unwrap()
+}
+
+/// A connection on which an end without `close_notify` is an error. (The other library takes it for
+/// an end like any other.)
+pub async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpStream>> {
+    let stream = soon("connecting", TcpStream::connect(address)).await;
+    let authority = CertificateDer::from_pem_file(certificate("authority.pem")).expect("a file");
+    let mut roots = RootCertStore::empty();
+    roots.add(authority).expect("a certificate");
+    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = rustls::TlsConnector::from(Arc::new(config));
+    let name = "localhost".try_into().expect("a name");
+    let stream = connector.connect(name, stream.expect("someone listens"));
+    Wire::over(soon("a handshake", stream).await.expect("a handshake"))
+}

@@ -1,0 +1,60 @@
+//! What a process holds, as Linux tells it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use tokio::time::{sleep, timeout};
+
+use super::{PATIENCE, Server};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    pub descriptors: usize,
+    pub threads: usize,
+    /// Resident memory, in KiB.
+    pub memory: usize,
+}
+
+impl Usage {
+    pub fn of(server: &Server) -> Self {
+        let process = PathBuf::from(format!("/proc/{}", server.id()));
+        let entries = |name| fs::read_dir(process.join(name)).expect("a process").count();
+        let status = fs::read_to_string(process.join("status")).expect("a process");
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let memory = memory.and_then(|memory| memory.trim().strip_suffix(" kB"));
+        Self {
+            descriptors: entries("fd"),
+            threads: entries("task"),
+            memory: memory.and_then(|memory| memory.parse().ok()).expect("kB"),
+        }
+    }
+}
+
+/// Waits until the server holds no more descriptors than this.
+pub async fn until_descriptors(server: &Server, most: usize, what: &str) {
+    let fallen = async {
+        while Usage::of(server).descriptors > most {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if timeout(PATIENCE, fallen).await.is_err() {
+        let left = Usage::of(server).descriptors;
+        panic!("{what}: {left} descriptors are left, of which {most} were there before");
+    }
+}
+
+/// What the server holds once it has let go of the connections that have just been closed.
+pub async fn usage_at_rest(server: &Server) -> Usage {
+    let mut last = Usage::of(server);
+    let mut same = 0;
+    while same < 10 {
+        sleep(Duration::from_millis(20)).await;
+        let usage = Usage::of(server);
+        same = if usage.descriptors == last.descriptors {
+            same + 1
+        } else {
+            0
+        };
+        last = usage;
+    }
+    last
+}
