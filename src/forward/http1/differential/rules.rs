@@ -19,13 +19,13 @@ const REFUSED: &[(&str, Condition, &str)] = &[
          (RFC 9112, section 6.3, item 3); hyper goes by Transfer-Encoding",
     ),
     (
-        "framing told twice",
+        "two lengths",
         |hypers| count(hypers, header::CONTENT_LENGTH) > 1,
         "ours refuses Content-Length told twice, equal or not (RFC 9112, section 6.3, item 5); \
          hyper takes equal ones",
     ),
     (
-        "framing told twice",
+        "two transfer codings",
         |hypers| count(hypers, header::TRANSFER_ENCODING) > 1,
         "ours refuses Transfer-Encoding told twice: chunked must not be applied more than once \
          (RFC 9112, section 6.1), and nobody has asked for another coding (RFC 9110, section 10.1.4)",
