@@ -105,6 +105,8 @@ fn hex(digit: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn classify(path: &str) -> Ours {
@@ -185,5 +187,68 @@ mod tests {
         assert_eq!(within("/v1/chat/completions"), "/chat/completions");
         assert_eq!(within("/chat/completions/a/b"), "/chat/completions/a/b");
         assert_eq!(within("/llm/chat/completions/a"), "/chat/completions/a");
+    }
+
+    /// A path as the most lenient server reads it, or none where that has dot segments.
+    fn resolve(path: &str) -> Option<String> {
+        let mut decoded = String::new();
+        let mut rest = path;
+        while let Some(character) = rest.chars().next() {
+            let code = rest.strip_prefix('%').and_then(|rest| rest.get(..2));
+            let code = code.filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            let (character, length) = match code.map(|code| u8::from_str_radix(code, 16)) {
+                Some(Ok(byte)) => (byte.into(), 3),
+                _ => (character, character.len_utf8()),
+            };
+            decoded.push(character);
+            rest = &rest[length..];
+        }
+        let decoded = decoded.replace('\\', "/");
+        let mut segments = decoded.split('/').map(|segment| segment.split(';').next());
+        let has_dots = segments.any(|segment| matches!(segment, Some("." | "..")));
+        (!has_dots).then_some(decoded)
+    }
+
+    fn any_path() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            4 => Just("/chat/completions"),
+            2 => Just("/v1"),
+            1 => Just("/llm"),
+            4 => prop::sample::select(vec!["/", "\\", ";", "%2f", "%2F", "%5c", "%3B", "%", "%2", "é"]),
+            4 => prop::sample::select(vec![".", "..", "%2e", "%2E%2e", "...", "a", "s"]),
+        ];
+        prop::collection::vec(part, 0..9).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_path_is_classified_as_the_rules_say(path in any_path()) {
+            for (prefixes, mounts) in [
+                (Prefixes::default(), ["", "/v1"]),
+                (Prefixes::new(["llm/", "/a/b"]), ["/llm", "/a/b"]),
+            ] {
+                let mount = mounts.iter().find(|mount| {
+                    let endpoint = format!("{mount}{ENDPOINT}");
+                    path == endpoint || path.starts_with(&(endpoint + "/"))
+                });
+                let resolved = resolve(&path);
+                let expected = match (mount, &resolved) {
+                    (Some(_), None) => Ours::DotSegments,
+                    (Some(_), Some(_)) => Ours::Yes,
+                    (None, None) if path.contains(ENDPOINT) => Ours::DotSegments,
+                    (None, _) => Ours::No,
+                };
+                prop_assert_eq!(prefixes.classify(&path), expected);
+
+                // Whatever a backend makes of it, it stays below the endpoint.
+                if let (Some(mount), Some(resolved)) = (mount, resolved) {
+                    let endpoint = [mount, ENDPOINT].concat();
+                    prop_assert!(resolved.starts_with(&endpoint));
+                    prop_assert_eq!(within(&path), &path[mount.len()..]);
+                }
+            }
+        }
     }
 }

@@ -227,6 +227,8 @@ fn parse_trailers(section: &[u8]) -> Result<Option<Box<HeaderMap>>, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Feeds the input in pieces and gives the data of each, joined, and what was left over.
@@ -360,6 +362,42 @@ mod tests {
         ] {
             let text = String::from_utf8_lossy(&body[..body.len().min(40)]);
             assert!(decode(&[body]).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_was_chunked_comes_out_again(
+            chunks in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 1..40), 1..12usize, "(|;a=b|[ \t]{1,2})"),
+                0..6,
+            ),
+            behind in prop::collection::vec(any::<u8>(), 0..5),
+            splits in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let mut body = Vec::new();
+            for (data, digits, extension) in &chunks {
+                body.extend_from_slice(format!("{:0digits$x}{extension}\r\n", data.len()).as_bytes());
+                body.extend_from_slice(data);
+                body.extend_from_slice(b"\r\n");
+            }
+            body.extend_from_slice(b"0\r\nx: y\r\n\r\n");
+            let end = body.len();
+            body.extend_from_slice(&behind);
+
+            let mut splits: Vec<_> = splits.iter().map(|at| at.index(end)).collect();
+            splits.sort_unstable();
+            splits.extend([body.len()]);
+            let mut start = 0;
+            let pieces = splits.iter().map(|&at| &body[std::mem::replace(&mut start, at)..at]);
+            let (data, mut chunked, left_over) = decode(&pieces.collect::<Vec<_>>()).unwrap();
+
+            let expected: Vec<_> = chunks.into_iter().map(|(data, ..)| data).collect();
+            prop_assert_eq!(data.concat(), expected.concat());
+            prop_assert_eq!(left_over, behind.len());
+            prop_assert_eq!(&chunked.take_trailers().unwrap()["x"], "y");
         }
     }
 }
