@@ -740,6 +740,8 @@ fn any_damage() -> impl Strategy<Value = (usize, String)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn comments_change_nothing(
         document in any_document(),
