@@ -40,9 +40,8 @@ impl Prefixes {
     pub(crate) fn classify(&self, path: &str) -> Ours {
         let mut prefixes = self.0.iter();
         let ours = prefixes.any(|prefix| {
-            path.strip_prefix(&**prefix)
-                .and_then(|path| path.strip_prefix(ENDPOINT))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            let path = path.strip_prefix(&**prefix);
+            path.is_some_and(is_within)
         });
         // A path that reaches the endpoint through dot segments is refused too, not handed on.
         if (ours || path.contains(ENDPOINT)) && has_dot_segment(path) {
@@ -59,10 +58,18 @@ impl Prefixes {
 pub(crate) fn within(path: &str) -> &str {
     // The usual prefixes first: a search costs more.
     let usual = path.strip_prefix("/v1").unwrap_or(path);
-    if usual.starts_with(ENDPOINT) {
+    if is_within(usual) {
         return usual;
     }
-    path.find(ENDPOINT).map_or(ENDPOINT, |start| &path[start..])
+    let mut starts = path.match_indices(ENDPOINT).map(|(start, _)| start);
+    let start = starts.find(|&start| is_within(&path[start..]));
+    start.map_or(ENDPOINT, |start| &path[start..])
+}
+
+/// Whether a path is the endpoint, or lies below it.
+fn is_within(path: &str) -> bool {
+    let rest = path.strip_prefix(ENDPOINT);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a segment is `.` or `..`, in any spelling: dots and slashes may be percent-encoded,
@@ -187,6 +194,10 @@ mod tests {
         assert_eq!(within("/v1/chat/completions"), "/chat/completions");
         assert_eq!(within("/chat/completions/a/b"), "/chat/completions/a/b");
         assert_eq!(within("/llm/chat/completions/a"), "/chat/completions/a");
+        for prefix in ["/chat/completions-x", "/a/chat/completionsx"] {
+            let path = [prefix, ENDPOINT, "/a"].concat();
+            assert_eq!(within(&path), "/chat/completions/a");
+        }
     }
 
     /// A path as the most lenient server reads it, or none where that has dot segments.

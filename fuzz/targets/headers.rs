@@ -118,7 +118,12 @@ fn target(uri: &Uri, is_own: bool) -> String {
     } else {
         ("", None)
     };
-    let within = path.find(ENDPOINT).map_or(ENDPOINT, |start| &path[start..]);
+    let mut rests = (0..path.len()).filter_map(|start| path.get(start..));
+    let within = rests.find(|path| match path.strip_prefix(ENDPOINT) {
+        Some(rest) => rest.is_empty() || rest.starts_with('/'),
+        None => false,
+    });
+    let within = within.unwrap_or(ENDPOINT);
     let queries = [own_query, uri.query().filter(|query| !query.is_empty())];
     let queries: Vec<_> = queries.into_iter().flatten().collect();
     let mark = if queries.is_empty() { "" } else { "?" };
