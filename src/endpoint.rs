@@ -40,9 +40,8 @@ impl Prefixes {
     pub(crate) fn classify(&self, path: &str) -> Ours {
         let mut prefixes = self.0.iter();
         let ours = prefixes.any(|prefix| {
-            path.strip_prefix(&**prefix)
-                .and_then(|path| path.strip_prefix(ENDPOINT))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            let path = path.strip_prefix(&**prefix);
+            path.is_some_and(is_within)
         });
         // A path that reaches the endpoint through dot segments is refused too, not handed on.
         if (ours || path.contains(ENDPOINT)) && has_dot_segment(path) {
@@ -59,10 +58,18 @@ impl Prefixes {
 pub(crate) fn within(path: &str) -> &str {
     // The usual prefixes first: a search costs more.
     let usual = path.strip_prefix("/v1").unwrap_or(path);
-    if usual.starts_with(ENDPOINT) {
+    if is_within(usual) {
         return usual;
     }
-    path.find(ENDPOINT).map_or(ENDPOINT, |start| &path[start..])
+    let mut starts = path.match_indices(ENDPOINT).map(|(start, _)| start);
+    let start = starts.find(|&start| is_within(&path[start..]));
+    start.map_or(ENDPOINT, |start| &path[start..])
+}
+
+/// Whether a path is the endpoint, or lies below it.
+fn is_within(path: &str) -> bool {
+    let rest = path.strip_prefix(ENDPOINT);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a segment is `.` or `..`, in any spelling: dots and slashes may be percent-encoded,
@@ -105,6 +112,8 @@ fn hex(digit: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn classify(path: &str) -> Ours {
@@ -185,5 +194,72 @@ mod tests {
         assert_eq!(within("/v1/chat/completions"), "/chat/completions");
         assert_eq!(within("/chat/completions/a/b"), "/chat/completions/a/b");
         assert_eq!(within("/llm/chat/completions/a"), "/chat/completions/a");
+        for prefix in ["/chat/completions-x", "/a/chat/completionsx"] {
+            let path = [prefix, ENDPOINT, "/a"].concat();
+            assert_eq!(within(&path), "/chat/completions/a");
+        }
+    }
+
+    /// A path as the most lenient server reads it, or none where that has dot segments.
+    fn resolve(path: &str) -> Option<String> {
+        let mut decoded = String::new();
+        let mut rest = path;
+        while let Some(character) = rest.chars().next() {
+            let code = rest.strip_prefix('%').and_then(|rest| rest.get(..2));
+            let code = code.filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            let (character, length) = match code.map(|code| u8::from_str_radix(code, 16)) {
+                Some(Ok(byte)) => (byte.into(), 3),
+                _ => (character, character.len_utf8()),
+            };
+            decoded.push(character);
+            rest = &rest[length..];
+        }
+        let decoded = decoded.replace('\\', "/");
+        let mut segments = decoded.split('/').map(|segment| segment.split(';').next());
+        let has_dots = segments.any(|segment| matches!(segment, Some("." | "..")));
+        (!has_dots).then_some(decoded)
+    }
+
+    fn any_path() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            4 => Just("/chat/completions"),
+            2 => Just("/v1"),
+            1 => Just("/llm"),
+            4 => prop::sample::select(vec!["/", "\\", ";", "%2f", "%2F", "%5c", "%3B", "%", "%2", "é"]),
+            4 => prop::sample::select(vec![".", "..", "%2e", "%2E%2e", "...", "a", "s"]),
+        ];
+        prop::collection::vec(part, 0..9).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_path_is_classified_as_the_rules_say(path in any_path()) {
+            for (prefixes, mounts) in [
+                (Prefixes::default(), ["", "/v1"]),
+                (Prefixes::new(["llm/", "/a/b"]), ["/llm", "/a/b"]),
+            ] {
+                let mount = mounts.iter().find(|mount| {
+                    let endpoint = format!("{mount}{ENDPOINT}");
+                    path == endpoint || path.starts_with(&(endpoint + "/"))
+                });
+                let resolved = resolve(&path);
+                let expected = match (mount, &resolved) {
+                    (Some(_), None) => Ours::DotSegments,
+                    (Some(_), Some(_)) => Ours::Yes,
+                    (None, None) if path.contains(ENDPOINT) => Ours::DotSegments,
+                    (None, _) => Ours::No,
+                };
+                prop_assert_eq!(prefixes.classify(&path), expected);
+
+                // Whatever a backend makes of it, it stays below the endpoint.
+                if let (Some(mount), Some(resolved)) = (mount, resolved) {
+                    let endpoint = [mount, ENDPOINT].concat();
+                    prop_assert!(resolved.starts_with(&endpoint));
+                    prop_assert_eq!(within(&path), &path[mount.len()..]);
+                }
+            }
+        }
     }
 }

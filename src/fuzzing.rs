@@ -105,3 +105,8 @@ pub fn head(request: Request<()>, length: Option<u64>, backend: &Backend) -> Vec
     forward::encode_head(&request.into_parts().0, &size, backend, &mut head);
     head
 }
+
+/// Reads a response as ours and as hyper's client, and panics where the difference is unexplained.
+pub fn response(input: &[u8]) {
+    forward::fuzz(input);
+}

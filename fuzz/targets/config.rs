@@ -37,7 +37,8 @@ fuzz_target!(|text: &str| {
         Err(error) => check_error(text, error),
     }
     // What says nothing changes nothing.
-    let same = |text: &str| fuzzing::config(text, &environment).ok() == result.as_ref().ok().cloned();
+    let same =
+        |text: &str| fuzzing::config(text, &environment).ok() == result.as_ref().ok().cloned();
     assert!(same(&format!("{text}\n# {{")));
     assert!(text.starts_with('\u{feff}') || same(&format!("\u{feff}//\"\n/* # */{text}")));
 });
@@ -48,32 +49,61 @@ fn check_error(text: &str, error: &ConfigError) {
     assert!(!format!("{message} {error:?}").contains(KEY), "{message}");
     let shows_names = ["is not a known field", "is given twice", "is called `"];
     if message.contains(SECRET) {
-        assert!(shows_names.iter().any(|name| message.contains(name)), "{message}");
+        assert!(
+            shows_names.iter().any(|name| message.contains(name)),
+            "{message}"
+        );
     }
 
     let Some(place) = message.strip_prefix("line ") else {
-        assert!(message.starts_with(['`']) || message.starts_with("the configuration"), "{message}");
+        assert!(
+            message.starts_with(['`']) || message.starts_with("the configuration"),
+            "{message}"
+        );
         return;
     };
     let (line, rest) = place.split_once(", column ").expect("a column");
     let (column, _) = rest.split_once(": ").expect("a problem");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let line = line.parse::<usize>().unwrap().checked_sub(1).expect("lines count from 1");
+    let line = line
+        .parse::<usize>()
+        .unwrap()
+        .checked_sub(1)
+        .expect("lines count from 1");
     let line = text.split('\n').nth(line).expect("the line is in the text");
     let column: usize = column.parse().unwrap();
-    assert!((1..=line.chars().count() + 1).contains(&column), "{message}");
+    assert!(
+        (1..=line.chars().count() + 1).contains(&column),
+        "{message}"
+    );
 }
 
 fn check_config(config: &Config) {
     let settings = fuzzing::settings(config);
-    let names: HashSet<_> = settings.backends.iter().map(|backend| &backend.name).collect();
+    let names: HashSet<_> = settings
+        .backends
+        .iter()
+        .map(|backend| &backend.name)
+        .collect();
     assert_eq!(names.len(), settings.backends.len());
-    assert!(settings.backends.iter().any(|backend| backend.url.is_some()));
+    assert!(
+        settings
+            .backends
+            .iter()
+            .any(|backend| backend.url.is_some())
+    );
     settings.backends.iter().for_each(check_backend);
-    let usable = settings.backends.iter().filter(|backend| backend.url.is_some());
+    let usable = settings
+        .backends
+        .iter()
+        .filter(|backend| backend.url.is_some());
     assert_eq!(fuzzing::backends(config).len(), usable.count());
 
-    let timeouts = [settings.timeout, settings.connect_timeout, settings.idle_timeout];
+    let timeouts = [
+        settings.timeout,
+        settings.connect_timeout,
+        settings.idle_timeout,
+    ];
     for timeout in timeouts.into_iter().chain(settings.total_timeout) {
         assert!(timeout > Duration::ZERO && timeout <= LONGEST);
     }
@@ -81,7 +111,11 @@ fn check_config(config: &Config) {
     assert!(settings.cooldown <= LONGEST);
     assert!(settings.max_body_bytes > 0);
     let statuses = settings.failover_on.iter();
-    assert!(statuses.map(|status| status.as_u16()).all(|status| (300..600).contains(&status)));
+    assert!(
+        statuses
+            .map(|status| status.as_u16())
+            .all(|status| (300..600).contains(&status))
+    );
 
     let debug = format!("{config:?}");
     assert!(!debug.contains(KEY), "{debug}");
@@ -100,13 +134,21 @@ fn check_backend(backend: &BackendView) {
     let name = &backend.name;
     assert!(!name.is_empty() && name.trim() == name && !name.contains(char::is_control));
     assert!(backend.model.as_ref().is_none_or(|model| !model.is_empty()));
-    assert!(backend.timeout.is_none_or(|time| time > Duration::ZERO && time <= LONGEST));
+    assert!(
+        backend
+            .timeout
+            .is_none_or(|time| time > Duration::ZERO && time <= LONGEST)
+    );
     if let Some(url) = &backend.url {
         assert!(matches!(url.scheme_str(), Some("http")));
         assert!(url.host().is_some_and(|host| !host.is_empty()));
         assert!(url.port_u16() != Some(0));
         assert!(!url.authority().unwrap().as_str().contains('@'));
-        assert!(url.to_string().bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'));
+        assert!(
+            url.to_string()
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        );
     }
     if let Some(credential) = &backend.credential {
         assert!(backend.url.is_some() && credential.is_sensitive());

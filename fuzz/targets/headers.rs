@@ -32,14 +32,23 @@ fuzz_target!(|input: &[u8]| {
     let (mut parts, ()) = request.into_parts();
     for line in lines {
         let mut field = line.splitn(2, |&byte| byte == b':');
-        let (name, value) = (field.next().unwrap_or_default(), field.next().unwrap_or_default());
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value.trim_ascii()))
-        {
+        let (name, value) = (
+            field.next().unwrap_or_default(),
+            field.next().unwrap_or_default(),
+        );
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name),
+            HeaderValue::from_bytes(value.trim_ascii()),
+        ) {
             let _ = parts.headers.try_append(name, value);
         }
     }
-    check(&Request::from_parts(parts.clone(), ()), length, &BACKENDS[0], true);
+    check(
+        &Request::from_parts(parts.clone(), ()),
+        length,
+        &BACKENDS[0],
+        true,
+    );
     check(&Request::from_parts(parts, ()), length, &BACKENDS[1], false);
 });
 
@@ -51,7 +60,9 @@ fn request_line(line: &[u8]) -> Option<(Request<()>, Option<u64>)> {
         b"2" => Version::HTTP_2,
         _ => Version::HTTP_11,
     };
-    let length = words.next().and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+    let length = words
+        .next()
+        .and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
     let request = Request::builder().method(method).uri(uri).version(version);
     Some((request.body(()).ok()?, length))
 }
@@ -61,13 +72,19 @@ fn check(request: &Request<()>, length: Option<u64>, backend: &Backend, is_own: 
     check_lines(&head);
     let mut fields = vec![httparse::EMPTY_HEADER; request.headers().len() + 8];
     let mut parsed = httparse::Request::new(&mut fields);
-    assert_eq!(parsed.parse(&head), Ok(httparse::Status::Complete(head.len())));
+    assert_eq!(
+        parsed.parse(&head),
+        Ok(httparse::Status::Complete(head.len()))
+    );
     assert_eq!(parsed.method, Some(request.method().as_str()));
     assert_eq!(parsed.version, Some(1));
     assert_eq!(parsed.path, Some(&*target(request.uri(), is_own)));
 
-    let mut fields: Vec<Field<'_>> =
-        parsed.headers.iter().map(|field| (field.name, field.value.into())).collect();
+    let mut fields: Vec<Field<'_>> = parsed
+        .headers
+        .iter()
+        .map(|field| (field.name, field.value.into()))
+        .collect();
     let host: &[u8] = if is_own { b"[::1]:8080" } else { b"backend" };
     assert_eq!(fields.remove(0), ("host", host.into()));
     if is_own {
@@ -87,14 +104,26 @@ fn check_lines(head: &[u8]) {
         assert!(!line.iter().any(is_control), "{}", line.escape_ascii());
     }
     let bare = |byte| lines.iter().filter(|&&b| b == byte).count();
-    assert_eq!(bare(b'\r'), lines.windows(2).filter(|two| two == b"\r\n").count());
+    assert_eq!(
+        bare(b'\r'),
+        lines.windows(2).filter(|two| two == b"\r\n").count()
+    );
     assert_eq!(bare(b'\n'), bare(b'\r'));
 }
 
 fn target(uri: &Uri, is_own: bool) -> String {
     let path = uri.path();
-    let (base, own_query) = if is_own { ("/base", Some("api-version=1")) } else { ("", None) };
-    let within = path.find(ENDPOINT).map_or(ENDPOINT, |start| &path[start..]);
+    let (base, own_query) = if is_own {
+        ("/base", Some("api-version=1"))
+    } else {
+        ("", None)
+    };
+    let mut rests = (0..path.len()).filter_map(|start| path.get(start..));
+    let within = rests.find(|path| match path.strip_prefix(ENDPOINT) {
+        Some(rest) => rest.is_empty() || rest.starts_with('/'),
+        None => false,
+    });
+    let within = within.unwrap_or(ENDPOINT);
     let queries = [own_query, uri.query().filter(|query| !query.is_empty())];
     let queries: Vec<_> = queries.into_iter().flatten().collect();
     let mark = if queries.is_empty() { "" } else { "?" };
@@ -104,7 +133,11 @@ fn target(uri: &Uri, is_own: bool) -> String {
 /// Takes out the one field that says how the body is framed, which must be the right one.
 fn take_framing(fields: &mut Vec<Field<'_>>, request: &Request<()>, length: Option<u64>) {
     let is_framing = |name: &str| name == "content-length" || name == "transfer-encoding";
-    let framing: Vec<_> = fields.iter().filter(|(name, _)| is_framing(name)).cloned().collect();
+    let framing: Vec<_> = fields
+        .iter()
+        .filter(|(name, _)| is_framing(name))
+        .cloned()
+        .collect();
     let number = length.unwrap_or_default().to_string();
     let expected: &[Field<'_>] = match length {
         None => &[("transfer-encoding", Cow::Borrowed(b"chunked"))],
@@ -138,8 +171,15 @@ fn expected(request: &Request<()>, length: Option<u64>, is_own: bool) -> Vec<Fie
                     fields.push(("te", b"trailers".into()));
                 }
             }
-            "connection" | "keep-alive" | "proxy-authenticate" | "proxy-authorization"
-            | "proxy-connection" | "transfer-encoding" | "upgrade" | "host" | "x-proxy-backend"
+            "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "host"
+            | "x-proxy-backend"
             | "content-length" => {}
             "authorization" | "api-key" if is_own => {}
             "trailer" if length.is_some() => {}
@@ -147,9 +187,13 @@ fn expected(request: &Request<()>, length: Option<u64>, is_own: bool) -> Vec<Fie
             "cookie" if request.version() == Version::HTTP_2 => {
                 if !cookie_is_there {
                     cookie_is_there = true;
-                    let crumbs: Vec<_> =
-                        headers.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
-                    fields.push((name, crumbs.join(b"; ".as_slice()).into()));
+                    let crumbs: Vec<_> = headers
+                        .get_all("cookie")
+                        .iter()
+                        .map(HeaderValue::as_bytes)
+                        .collect();
+                    let joined = crumbs.join(b"; ".as_slice());
+                    fields.push((name, joined.trim_ascii().to_owned().into()));
                 }
             }
             _ => fields.push((name, value.as_bytes().into())),
@@ -164,5 +208,7 @@ fn tokens(headers: &HeaderMap, name: &str) -> Vec<String> {
 
 fn list(value: &HeaderValue) -> Vec<String> {
     let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-    text.split(',').map(|token| token.trim_matches([' ', '\t']).to_owned()).collect()
+    text.split(',')
+        .map(|token| token.trim_matches([' ', '\t']).to_owned())
+        .collect()
 }

@@ -6,11 +6,15 @@ use libfuzzer_sys::fuzz_target;
 use tower_openai_proxy::fuzzing::{DotSegments, is_ours, within};
 
 const ENDPOINT: &str = "/chat/completions";
-const PREFIXES: &[&str] = &["/llm/", "openai/v1", "/a/b"];
+const PREFIXES: &[&str] = &["/llm/", "openai/v1", "/chat/completions-x"];
 
 fuzz_target!(|path: &str| {
     check(None, &["", "/v1"], path);
-    check(Some(PREFIXES), &["/llm", "/openai/v1", "/a/b"], path);
+    check(
+        Some(PREFIXES),
+        &["/llm", "/openai/v1", "/chat/completions-x"],
+        path,
+    );
 });
 
 fn check(given: Option<&[&str]>, prefixes: &[&str], path: &str) {

@@ -47,15 +47,22 @@ fn expected(body: &[u8]) -> Option<Vec<u8>> {
     // serde_json lets invalid UTF-8 pass in what it doesn't look at.
     std::str::from_utf8(body).ok()?;
     let Members(members) = serde_json::from_slice(body).ok()?;
-    let spans = members.iter().filter(|(key, _)| key == "model").map(|(_, value)| {
-        let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
-        start..start + value.get().len()
-    });
+    let spans = members
+        .iter()
+        .filter(|(key, _)| key == "model")
+        .map(|(_, value)| {
+            let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
+            start..start + value.get().len()
+        });
     let mut spans: Vec<Range<usize>> = spans.collect();
     let model = serde_json::to_string(MODEL).expect("text is JSON");
     let mut with = model.clone();
     if spans.is_empty() {
-        let inside = body.iter().position(|&byte| byte == b'{').expect("it is an object") + 1;
+        let inside = body
+            .iter()
+            .position(|&byte| byte == b'{')
+            .expect("it is an object")
+            + 1;
         spans.push(inside..inside);
         let comma = if members.is_empty() { "" } else { "," };
         with = format!("\"model\":{model}{comma}");

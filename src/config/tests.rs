@@ -716,7 +716,32 @@ fn any_blank() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Every field there is, and a secret in a URL.
+const EVERYTHING: &str = r#"{
+  # One of ours.
+  "primary_backends": [
+    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY" },
+    { "name": "b" } // a placeholder
+  ],
+  "settings": {
+    "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4, "cooldown": 0,
+    "max_body_bytes": 5, "require_auth": false, "failover_on": [429, 503] /* the usual */
+  }
+}"#;
+
+/// How many characters are taken out, and what is put there.
+fn any_damage() -> impl Strategy<Value = (usize, String)> {
+    let added = prop_oneof![
+        4 => r#"[\[\]{}",:#/*0-9a-zé\\.e\n@-]{0,2}"#,
+        1 => prop::sample::select(vec!["null", "\"x\": 1, ", "[]", "{}", "1e999", "\u{1b}", "/*", "*/"])
+            .prop_map(str::to_owned),
+    ];
+    (prop_oneof![3 => 0..4usize, 1 => 0..40usize], added)
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn comments_change_nothing(
         document in any_document(),
@@ -730,6 +755,34 @@ proptest! {
         let lines = |text: &str| text.split('\n').map(str::len).collect::<Vec<_>>();
         prop_assert_eq!(lines(&json), lines(&text));
         prop_assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), document);
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_in_one_line_at_a_place(
+        damages in prop::collection::vec((any::<prop::sample::Index>(), any_damage()), 1..3),
+    ) {
+        let mut text: Vec<char> = EVERYTHING.chars().collect();
+        for (at, (removed, added)) in damages {
+            let start = at.index(text.len());
+            let end = (start + removed).min(text.len());
+            text.splice(start..end, added.chars());
+        }
+        let text: String = text.into_iter().collect();
+        let Err(error) = parse(&text) else {
+            return Ok(());
+        };
+        let message = error.to_string();
+        prop_assert!(!message.contains(char::is_control), "{message:?}");
+        prop_assert!(!message.contains("secret"), "{message}");
+        let place = message.strip_prefix("line ").and_then(|rest| rest.split_once(", column "));
+        let Some((line, rest)) = place else {
+            prop_assert!(message.starts_with("`primary_backends"), "{message}");
+            return Ok(());
+        };
+        let (column, _) = rest.split_once(": ").unwrap();
+        let line = text.split('\n').nth(line.parse::<usize>().unwrap() - 1);
+        let columns = 1..=line.unwrap().chars().count() + 1;
+        prop_assert!(columns.contains(&column.parse().unwrap()), "{message}");
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(crate) fn stays_here(name: &HeaderName, nominated: &Nominated<'_>, backend: 
     }
 }
 
-/// Whether a request's trailer is passed on: never one that frames, routes or authenticates the
+/// Whether a trailer is passed on: never one that frames, routes or authenticates the
 /// message (RFC 9110, section 6.5.1).
 pub(crate) fn may_trail(name: &HeaderName) -> bool {
     let belongs_into_the_head = [

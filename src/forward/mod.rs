@@ -49,7 +49,7 @@ use http_body::Body;
 use tower::Service;
 
 #[cfg(fuzzing)]
-pub(crate) use self::http1::encode_head;
+pub(crate) use self::http1::{encode_head, fuzz};
 pub use self::{body::ResponseBody, future::ResponseFuture};
 use self::{connect::Connector, pool::Pool};
 use crate::{

@@ -5,6 +5,7 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::head::MAX_FIELDS;
+use crate::forward::headers::may_trail;
 
 /// Chunk extensions are dropped (RFC 9112, section 7.1.1); so many bytes of them a chunk are read.
 const MAX_EXTENSION: u16 = 4096;
@@ -25,6 +26,11 @@ enum At {
     Size {
         size: u64,
         digits: u8,
+    },
+    /// In blanks after the size, with how many have come.
+    Blank {
+        size: u64,
+        length: u16,
     },
     /// After the size, with how many bytes of an extension have come.
     Extension {
@@ -146,9 +152,20 @@ impl At {
                 None if digits == 0 => return Err(Malformed("chunk size missing")),
                 None => match byte {
                     b'\r' => At::SizeLf { size },
-                    b';' | b' ' | b'\t' => At::Extension { size, length: 1 },
+                    b' ' | b'\t' => At::Blank { size, length: 1 },
+                    b';' => At::Extension { size, length: 1 },
                     _ => return Err(Malformed("invalid chunk size")),
                 },
+            },
+            // "1 0" might be read as 1 or as 16.
+            At::Blank { size, length } => match byte {
+                b'\r' => At::SizeLf { size },
+                b';' => At::Extension { size, length },
+                b' ' | b'\t' if length < MAX_EXTENSION => At::Blank {
+                    size,
+                    length: length + 1,
+                },
+                _ => return Err(Malformed("invalid chunk size")),
             },
             At::Extension { size, length } => match byte {
                 b'\r' => At::SizeLf { size },
@@ -169,6 +186,9 @@ impl At {
             At::DataCr if byte == b'\r' => At::DataLf,
             At::DataLf if byte == b'\n' => START,
             At::DataCr | At::DataLf => return Err(Malformed("no CRLF after a chunk's data")),
+            At::Trailers(section) if (byte == b'\n') != (section.last() == Some(&b'\r')) => {
+                return Err(Malformed("bare CR or LF in the trailers"));
+            }
             At::Trailers(mut section) => {
                 section.push(byte);
                 if section == b"\r\n" || section.ends_with(b"\r\n\r\n") {
@@ -194,20 +214,21 @@ fn parse_trailers(section: &[u8]) -> Result<Option<Box<HeaderMap>>, Malformed> {
     else {
         return Err(INVALID);
     };
-    if fields.is_empty() {
-        return Ok(None);
-    }
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| INVALID)?;
         let value = HeaderValue::from_bytes(field.value).map_err(|_| INVALID)?;
-        trailers.append(name, value);
+        if may_trail(&name) {
+            trailers.append(name, value);
+        }
     }
-    Ok(Some(Box::new(trailers)))
+    Ok((!trailers.is_empty()).then(|| Box::new(trailers)))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Feeds the input in pieces and gives the data of each, joined, and what was left over.
@@ -243,6 +264,28 @@ mod tests {
         let trailers = chunked.take_trailers().unwrap();
         let sums: Vec<_> = trailers.get_all("x-sum").iter().collect();
         assert_eq!(sums, ["1", "2"]);
+    }
+
+    #[test]
+    fn blanks_may_stand_behind_a_size() {
+        let (data, chunked, _) = decode(&[b"1 \t\r\na\r\n2 ; x\r\nbc\r\n0 \r\n\r\n"]).unwrap();
+        assert_eq!(data.concat(), b"abc");
+        assert!(chunked.is_end());
+    }
+
+    #[test]
+    fn trailers_that_concern_the_connection_are_left_out() {
+        let trailers = |section: &str| {
+            let body = format!("0\r\n{section}\r\n");
+            let (_, mut chunked, _) = decode(&[body.as_bytes()]).unwrap();
+            assert!(chunked.is_end());
+            chunked.take_trailers()
+        };
+        let some = "Connection: close\r\nX-Sum: 1\r\nTransfer-Encoding: chunked\r\n";
+        let some = trailers(some).unwrap();
+        assert_eq!(some.len(), 1);
+        assert_eq!(some["x-sum"], "1");
+        assert_eq!(trailers("Content-Length: 5\r\nKeep-Alive: x\r\n"), None);
     }
 
     #[test]
@@ -302,6 +345,8 @@ mod tests {
             b"1\n",
             b"1\r\r",
             b"1;a\nb",
+            b"1 0\r\n",
+            b"1 a=b\r\n",
             b"10000000000000000\r\n",
             b"1\r\nab",
             b"1\r\na\n",
@@ -309,11 +354,50 @@ mod tests {
             b"0\r\nno colon\r\n\r\n",
             b"0\r\n: empty name\r\n\r\n",
             b"0\r\nx : 1\r\n\r\n",
+            b"0\r\nx: 1\ny: 2\r\n\r\n",
+            b"0\r\nx: 1\r\r\n",
+            b"0\r\nx: 1\n\nHTTP/1.1 200 OK\r\n\r\n",
             &long_extension,
             &long_trailers,
         ] {
             let text = String::from_utf8_lossy(&body[..body.len().min(40)]);
             assert!(decode(&[body]).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_was_chunked_comes_out_again(
+            chunks in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 1..40), 1..12usize, "(|;a=b|[ \t]{1,2})"),
+                0..6,
+            ),
+            behind in prop::collection::vec(any::<u8>(), 0..5),
+            splits in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let mut body = Vec::new();
+            for (data, digits, extension) in &chunks {
+                body.extend_from_slice(format!("{:0digits$x}{extension}\r\n", data.len()).as_bytes());
+                body.extend_from_slice(data);
+                body.extend_from_slice(b"\r\n");
+            }
+            body.extend_from_slice(b"0\r\nx: y\r\n\r\n");
+            let end = body.len();
+            body.extend_from_slice(&behind);
+
+            let mut splits: Vec<_> = splits.iter().map(|at| at.index(end)).collect();
+            splits.sort_unstable();
+            splits.extend([body.len()]);
+            let mut start = 0;
+            let pieces = splits.iter().map(|&at| &body[std::mem::replace(&mut start, at)..at]);
+            let (data, mut chunked, left_over) = decode(&pieces.collect::<Vec<_>>()).unwrap();
+
+            let expected: Vec<_> = chunks.into_iter().map(|(data, ..)| data).collect();
+            prop_assert_eq!(data.concat(), expected.concat());
+            prop_assert_eq!(left_over, behind.len());
+            prop_assert_eq!(&chunked.take_trailers().unwrap()["x"], "y");
         }
     }
 }

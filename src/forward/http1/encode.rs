@@ -121,3 +121,6 @@ fn write_cookies(head: &mut Vec<u8>, parts: &Parts) {
     }
     head.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests;

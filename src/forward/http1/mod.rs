@@ -9,11 +9,15 @@
 
 mod chunked;
 mod decode;
+#[cfg(any(test, fuzzing))]
+mod differential;
 mod encode;
 mod exchange;
 mod head;
 mod upload;
 
+#[cfg(fuzzing)]
+pub(crate) use self::differential::fuzz;
 #[cfg(feature = "http2")]
 pub(crate) use self::{encode::Framing, upload::wrong_length};
 pub(crate) use self::{encode::encode_head, exchange::Exchange, head::Head};

@@ -1,0 +1,12 @@
+//! Our HTTP/1.1 connection to backends against hyper's client, on the same responses: no difference
+//! but for known reasons, however the input is split, and no clean end before the end.
+//!
+//! The first byte of the input chooses the request and how the connection ends, the second one the
+//! length of the pieces (`src/forward/http1/differential.rs`).
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tower_openai_proxy::fuzzing;
+
+fuzz_target!(|input: &[u8]| fuzzing::response(input));
