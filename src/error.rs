@@ -331,7 +331,8 @@ impl Error {
         if let Ok(value) = HeaderValue::try_from(format!("tower-openai-proxy; error={code}")) {
             headers.insert(PROXY_STATUS, value);
         }
-        if self.0.kind == Kind::Draining {
+        // Whoever was in front of us may have seen another end of a body in two codings.
+        if matches!(self.0.kind, Kind::Draining | Kind::BodyCoded) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {

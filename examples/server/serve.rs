@@ -21,7 +21,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::{GracefulConnection, GracefulShutdown, Watcher},
 };
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{io::Interest, net::TcpStream, sync::watch, time::timeout};
 use tower::{BoxError, Layer, Service, util::service_fn as tower_service_fn};
 use tower_openai_proxy::{Error, OpenAiProxyLayer};
 
@@ -151,7 +151,9 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut pause = Duration::from_millis(1);
     loop {
         let length = stream.peek(&mut begin).await?;
-        let is_undecided = length > 0 && length < PREFACE.len();
+        // No more comes where the client has shut its sending side down.
+        let is_over = stream.ready(Interest::READABLE).await?.is_read_closed();
+        let is_undecided = length > 0 && length < PREFACE.len() && !is_over;
         if !is_undecided || !PREFACE.starts_with(&begin[..length]) {
             return Ok(begin[..length] == *PREFACE);
         }

@@ -4,6 +4,7 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod frames;
 pub mod http2;
 #[cfg(target_os = "linux")]
 pub mod usage;

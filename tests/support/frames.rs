@@ -1,0 +1,155 @@
+//! HTTP/2 frame by frame (RFC 9113), for what no proper client would send.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::JoinHandle,
+};
+
+use super::soon;
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
+const ACK: u8 = 1;
+
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a frame").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Fields in the plainest coding of HPACK (RFC 7541, section 6.2.2): nothing is checked.
+pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            let mut length = text.len();
+            if length < 127 {
+                block.push(u8::try_from(length).expect("small"));
+            } else {
+                block.push(127);
+                length -= 127;
+                while length >= 128 {
+                    block.push(128 | (length % 128) as u8);
+                    length /= 128;
+                }
+                block.push(length as u8);
+            }
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// The pseudo-header fields and the credentials of a request to the endpoint.
+pub const REQUEST: [(&str, &str); 5] = [
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":authority", "proxy.test"),
+    (":path", "/v1/chat/completions"),
+    ("authorization", "Bearer sk-test"),
+];
+
+/// Writes frames, and reads and forgets what comes but for how it ends.
+pub struct Frames {
+    write: OwnedWriteHalf,
+    reader: JoinHandle<Vec<Frame>>,
+    acknowledged: tokio::sync::watch::Receiver<u64>,
+    pings: u64,
+}
+
+#[derive(Debug)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Frames {
+    /// Connects, and sends the preface and empty settings.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = soon("connecting", TcpStream::connect(address)).await;
+        let stream = stream.expect("someone listens");
+        stream.set_nodelay(true).expect("a socket");
+        let (read, write) = stream.into_split();
+        let (acknowledge, acknowledged) = tokio::sync::watch::channel(0);
+        let mut frames = Self {
+            write,
+            reader: tokio::spawn(read_all(read, acknowledge)),
+            acknowledged,
+            pings: 0,
+        };
+        let settings = frame(SETTINGS, 0, 0, &[]);
+        let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*settings].concat();
+        assert!(frames.send(&preface).await);
+        frames
+    }
+
+    /// Says whether the server still takes what is sent.
+    pub async fn send(&mut self, frames: &[u8]) -> bool {
+        soon("writing", self.write.write_all(frames)).await.is_ok()
+    }
+
+    /// Waits until the server has seen all that was sent; says whether it lives on.
+    pub async fn is_served(&mut self) -> bool {
+        self.pings += 1;
+        let number = self.pings;
+        let ping = frame(PING, 0, 0, &number.to_be_bytes());
+        let sent = self.write.write_all(&ping).await.is_ok();
+        let acknowledged = self.acknowledged.wait_for(|&last| last >= number);
+        soon("an answer to a ping", acknowledged).await.is_ok() && sent
+    }
+
+    /// Closes, and gives the frames that came, but for pings and settings.
+    pub async fn close(mut self) -> Vec<Frame> {
+        let _ = self.write.shutdown().await;
+        soon("the end", self.reader).await.expect("no panic")
+    }
+}
+
+async fn read_all(
+    mut read: OwnedReadHalf,
+    acknowledge: tokio::sync::watch::Sender<u64>,
+) -> Vec<Frame> {
+    use tokio::io::AsyncReadExt;
+    let mut frames = Vec::new();
+    let mut head = [0; 9];
+    while read.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        if read.read_exact(&mut payload).await.is_err() {
+            break;
+        }
+        match head[3] {
+            PING if head[4] & ACK != 0 => {
+                let number = payload.try_into().expect("8 bytes");
+                acknowledge.send_replace(u64::from_be_bytes(number));
+            }
+            PING | SETTINGS => {}
+            kind => frames.push(Frame {
+                kind,
+                flags: head[4],
+                stream: u32::from_be_bytes(head[5..].try_into().expect("4 bytes")),
+                payload,
+            }),
+        }
+    }
+    frames
+}
