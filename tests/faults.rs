@@ -611,7 +611,6 @@ async fn exchange(
 }
 
 /// A backend that breaks the handshake of TLS off, answers it with this, or not at all.
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
 async fn handshakes(answer: Option<&'static str>) -> SocketAddr {
     let backend = Backend::start().await;
     let address = backend.address;
@@ -641,18 +640,23 @@ impl Bench {
         let mut backends = vec![
             entry("faulty", faulty.address, ""),
             entry("impatient", faulty.address, short),
-            entry("refused", nobody().await, ""),
-            entry("black-hole", unreachable.address, short),
         ];
-        #[cfg(any(feature = "native-tls", feature = "rustls"))]
-        for (name, answer) in [
-            ("tls-silent", None),
-            ("tls-closed", Some("")),
-            ("tls-garbage", Some("HTTP/1.1 400 Bad Request\r\n\r\n")),
-        ] {
-            let fields = if answer.is_none() { short } else { "" };
-            let entry = entry(name, handshakes(answer).await, fields);
-            backends.push(entry.replace("http://", "https://"));
+        for (name, _) in UNREACHABLE {
+            let (address, fields) = match *name {
+                "refused" => (nobody().await, ""),
+                "black-hole" => (unreachable.address, short),
+                "tls-silent" => (handshakes(None).await, short),
+                "tls-closed" => (handshakes(Some("")).await, ""),
+                _ => (
+                    handshakes(Some("HTTP/1.1 400 Bad Request\r\n\r\n")).await,
+                    "",
+                ),
+            };
+            let entry = entry(name, address, fields);
+            backends.push(match name.starts_with("tls") {
+                true => entry.replace("http://", "https://"),
+                false => entry,
+            });
         }
         let server = Server::start(&config_of(&backends, SETTINGS));
         Self {
