@@ -23,7 +23,7 @@ const MAX_IDLE: usize = 512;
 
 /// From here on the socket itself is asked whether the backend has closed the connection: the
 /// runtime may not have heard of it yet.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+const LOOK_AFTER: Duration = Duration::from_micros(100);
 
 /// The connections of one [`Forward`](super::Forward) and its clones: the idle ones, and those that
 /// take more than one request at a time.
