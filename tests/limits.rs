@@ -61,14 +61,18 @@ async fn an_http2_head_that_is_too_large_is_answered_431() {
     }
 }
 
-/// How much of an upload is taken, over HTTP/2, until no more is for a while.
+/// How much of an upload is taken, over HTTP/2: a window at least, until no more is for a while.
 async fn taken(sender: &mut h2::SendStream<Bytes>) -> usize {
     const PIECE: usize = 16 * 1024;
     let mut taken = 0;
     loop {
         sender.reserve_capacity(PIECE);
         let more = std::future::poll_fn(|cx| sender.poll_capacity(cx));
-        let Ok(more) = timeout(Duration::from_millis(300), more).await else {
+        let more = if taken < STREAM_WINDOW {
+            soon("a window", more).await
+        } else if let Ok(more) = timeout(Duration::from_millis(300), more).await {
+            more
+        } else {
             return taken;
         };
         let length = more.expect("open").expect("open");
@@ -110,7 +114,6 @@ async fn uploads_that_no_backend_takes_are_held_in_part_and_do_not_stop_others()
         let request = upload(server.address, "hangs");
         let (answer, mut sender) = client.send_request(request, false).expect("a stream");
         let taken = taken(&mut sender).await;
-        assert!(taken >= STREAM_WINDOW / 2, "{taken}");
         // What is read last is on its way already.
         assert!(taken <= STREAM_WINDOW + 64 * 1024, "{taken}");
         stalled.push((answer, sender));

@@ -10,7 +10,7 @@ use std::{fs, net::TcpListener, path::Path, process::Output, time::Duration};
 use bytes::Bytes;
 use http::StatusCode;
 use support::{
-    Backend, Server, TempFile, Wire, config_for, config_with, entry,
+    Backend, DEMO_CONFIG, Server, TempFile, Wire, config_for, config_with, entry,
     http2::{collect, piece, pieces},
     https::{self, Tls, certificate, connect},
     post, response, soon,
@@ -139,8 +139,10 @@ async fn a_handshake_that_stalls_keeps_nobody_else_waiting() {
 fn run(certificate: &Path, key: &Path) -> Output {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
+    let config = TempFile::new("config.json", DEMO_CONFIG);
     let mut command = Server::command();
-    command.args(["--demo", "--listen", &address]);
+    command.args(["--listen", &address, "--config"]);
+    command.arg(&config.path);
     command.arg("--tls-cert").arg(certificate);
     command.arg("--tls-key").arg(key);
     command.output().expect("the server starts")

@@ -42,7 +42,7 @@ const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// Streams that a client has reset before they were looked at, and those reset for its mistakes.
 /// With more of them the connection is closed, as they come from an attack ("rapid reset").
 const MAX_PENDING_RESETS: usize = 20;
-const MAX_ERROR_RESETS: usize = 256;
+const MAX_ERROR_RESETS: usize = 1024;
 
 /// What connections are served with.
 pub(crate) fn builder() -> Builder<TokioExecutor> {

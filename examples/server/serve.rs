@@ -1,9 +1,11 @@
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::TcpListener,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,10 +15,7 @@ use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::TokioIo,
-    server::graceful::{GracefulConnection, GracefulShutdown, Watcher},
-};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulConnection};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest},
     net::TcpStream,
@@ -47,34 +46,29 @@ const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// What HTTPS is served with now. It changes at a reload.
 pub(crate) type CurrentTls = watch::Receiver<Arc<ServerConfig>>;
 
+/// Changes when the server begins to wind down.
+pub(crate) type Draining = watch::Receiver<bool>;
+
 /// Serves one listener, for ever: plain HTTP, or HTTPS. When `draining` changes, what is in flight
-/// is brought to its end; then `draining` is dropped, but the listener is served on.
+/// is brought to its end; what of that still goes on holds a clone of `draining`.
 pub(crate) async fn accept(
     listener: TcpListener,
     tls: Option<CurrentTls>,
     layer: OpenAiProxyLayer,
-    mut draining: watch::Receiver<bool>,
+    mut draining: Draining,
 ) -> io::Result<()> {
     let mut listener = Listener::new(listener)?;
     let fallback = layer.clone();
     let service = layer.layer(tower_service_fn(move |_| not_found(fallback.is_draining())));
-    let in_flight = GracefulShutdown::new();
     loop {
         tokio::select! {
             stream = listener.next() => {
-                let draining = Draining {
-                    begins: draining.clone(),
-                    watcher: in_flight.watcher(),
-                };
-                serve(stream, tls.as_ref(), service.clone(), Some(draining));
+                serve(stream, tls.as_ref(), service.clone(), Some(draining.clone()));
             }
             _ = draining.changed() => break,
         }
     }
-    tokio::spawn(async move {
-        in_flight.shutdown().await;
-        drop(draining);
-    });
+    drop(draining);
     loop {
         serve(listener.next().await, tls.as_ref(), service.clone(), None);
     }
@@ -142,12 +136,6 @@ where
     type Body = B;
 }
 
-/// What a connection must know to be ended when the server is.
-struct Draining {
-    begins: watch::Receiver<bool>,
-    watcher: Watcher,
-}
-
 /// Serves one connection, in a task of its own.
 fn serve<S: Handler>(
     stream: TcpStream,
@@ -180,8 +168,8 @@ async fn serve_plain<S: Handler>(
     draining: Option<Draining>,
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
-    let (is_http2, watcher) = opened(begins_as_http2(&stream), draining).await?;
-    speak(stream, is_http2, service, watcher).await
+    let (is_http2, draining) = opened(begins_as_http2(&stream), draining).await?;
+    speak(stream, is_http2, service, draining).await
 }
 
 async fn serve_tls<S: Handler>(
@@ -191,24 +179,24 @@ async fn serve_tls<S: Handler>(
     draining: Option<Draining>,
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
-    let (stream, watcher) = opened(acceptor.accept(stream), draining).await?;
+    let (stream, draining) = opened(acceptor.accept(stream), draining).await?;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
-    speak(stream, is_http2, service, watcher).await
+    speak(stream, is_http2, service, draining).await
 }
 
 /// What comes before the first request: it has a limit, and draining ends it.
 async fn opened<T>(
     opening: impl Future<Output = io::Result<T>>,
     draining: Option<Draining>,
-) -> io::Result<(T, Option<Watcher>)> {
+) -> io::Result<(T, Option<Draining>)> {
     let opening = timeout(HEAD_TIMEOUT, opening);
     let Some(mut draining) = draining else {
         return Ok((opening.await??, None));
     };
     tokio::select! {
         biased;
-        opened = opening => Ok((opened??, Some(draining.watcher))),
-        _ = draining.begins.changed() => Err(io::Error::other("the server is draining")),
+        opened = opening => Ok((opened??, Some(draining))),
+        _ = draining.changed() => Err(io::Error::other("the server is draining")),
     }
 }
 
@@ -217,7 +205,7 @@ async fn speak<T, S>(
     stream: T,
     is_http2: bool,
     service: S,
-    watcher: Option<Watcher>,
+    draining: Option<Draining>,
 ) -> Result<(), BoxError>
 where
     T: AsyncRead + AsyncWrite + Socket + Send + Unpin + 'static,
@@ -226,38 +214,58 @@ where
     let is_http_1_0 = Arc::new(AtomicBool::new(false));
     let service = {
         let is_http_1_0 = is_http_1_0.clone();
+        // Cheaper than a clone for each request.
+        let service = Mutex::new(service);
         service_fn(move |request: Request<Incoming>| {
             if request.version() == Version::HTTP_10 {
                 is_http_1_0.store(true, Ordering::Relaxed);
             }
             // Always ready, so it is called without asking.
-            service.clone().call(request)
+            let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+            service.call(request)
         })
     };
     if is_http2 {
         let stream = TokioIo::new(HeadTimeout::new(stream, HEAD_TIMEOUT));
         let connection = http2::builder().serve_connection(stream, service);
-        finish(connection, watcher).await?;
+        finish(connection, draining).await?;
     } else {
         let stream = TokioIo::new(Linger::new(stream, is_http_1_0));
         let connection = http1::Builder::new()
             .timer(ConnectionTimer::default())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(stream, service);
-        finish(connection, watcher).await?;
+        finish(connection, draining).await?;
     }
     Ok(())
 }
 
 /// Serves a connection to its end, which draining brings nearer.
-async fn finish<C>(connection: C, watcher: Option<Watcher>) -> Result<(), C::Error>
+async fn finish<C>(connection: C, draining: Option<Draining>) -> Result<(), C::Error>
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
-    match watcher {
-        Some(watcher) => watcher.watch(connection).await,
-        None => connection.await,
-    }
+    let Some(draining) = draining else {
+        return connection.await;
+    };
+    let mut connection = pin!(connection);
+    let mut waiting = draining.clone();
+    let mut begins = pin!(waiting.changed());
+    let mut is_asked = false;
+    let mut is_draining = false;
+    poll_fn(move |cx| {
+        // Asked once, it wakes this task; from then on a glance is enough.
+        let may_have_begun = !is_asked || draining.has_changed().unwrap_or(true);
+        if may_have_begun && !is_draining {
+            is_asked = true;
+            is_draining = begins.as_mut().poll(cx).is_ready();
+            if is_draining {
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Whether the client opens with the preface of HTTP/2 (RFC 9113, section 3.4). Takes nothing.
