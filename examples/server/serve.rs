@@ -3,7 +3,7 @@ use std::{
     future::poll_fn,
     io,
     net::TcpListener,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tower::{BoxError, Layer, Service, util::service_fn as tower_service_fn};
 use tower_openai_proxy::{Error, OpenAiProxyLayer};
 
@@ -143,45 +143,50 @@ fn serve<S: Handler>(
     service: S,
     draining: Option<Draining>,
 ) {
-    let log = |result: Result<(), BoxError>| {
-        if let Err(error) = result {
-            tracing::debug!(error = &*error, "connection ended");
-        }
-    };
+    // Cheaper than a clone for each request, and in a box as it is moved around.
+    let service = Box::new(Mutex::new(service));
     // Two kinds of tasks, so that the one without TLS has no room for it.
     match tls {
         None => tokio::spawn(async move {
-            log(serve_plain(stream, service, draining).await);
+            match open_plain(&stream, draining).await {
+                Ok((is_http2, draining)) => speak(stream, is_http2, service, draining).await,
+                Err(error) => log_end(&error),
+            }
         }),
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
             tokio::spawn(async move {
-                log(serve_tls(stream, acceptor, service, draining).await);
+                match open_tls(stream, acceptor, draining).await {
+                    Ok((stream, draining)) => {
+                        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+                        speak(stream, is_http2, service, draining).await;
+                    }
+                    Err(error) => log_end(&error),
+                }
             })
         }
     };
 }
 
-async fn serve_plain<S: Handler>(
-    stream: TcpStream,
-    service: S,
-    draining: Option<Draining>,
-) -> Result<(), BoxError> {
-    stream.set_nodelay(true)?;
-    let (is_http2, draining) = opened(begins_as_http2(&stream), draining).await?;
-    speak(stream, is_http2, service, draining).await
+fn log_end(error: &(dyn std::error::Error + 'static)) {
+    tracing::debug!(error, "connection ended");
 }
 
-async fn serve_tls<S: Handler>(
+async fn open_plain(
+    stream: &TcpStream,
+    draining: Option<Draining>,
+) -> io::Result<(bool, Option<Draining>)> {
+    stream.set_nodelay(true)?;
+    opened(begins_as_http2(stream), draining).await
+}
+
+async fn open_tls(
     stream: TcpStream,
     acceptor: TlsAcceptor,
-    service: S,
     draining: Option<Draining>,
-) -> Result<(), BoxError> {
+) -> io::Result<(TlsStream<TcpStream>, Option<Draining>)> {
     stream.set_nodelay(true)?;
-    let (stream, draining) = opened(acceptor.accept(stream), draining).await?;
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
-    speak(stream, is_http2, service, draining).await
+    opened(acceptor.accept(stream), draining).await
 }
 
 /// What comes before the first request: it has a limit, and draining ends it.
@@ -201,12 +206,7 @@ async fn opened<T>(
 }
 
 /// Serves a connection in this version of HTTP.
-async fn speak<T, S>(
-    stream: T,
-    is_http2: bool,
-    service: S,
-    draining: Option<Draining>,
-) -> Result<(), BoxError>
+async fn speak<T, S>(stream: T, is_http2: bool, service: Box<Mutex<S>>, draining: Option<Draining>)
 where
     T: AsyncRead + AsyncWrite + Socket + Send + Unpin + 'static,
     S: Handler,
@@ -214,8 +214,6 @@ where
     let is_http_1_0 = Arc::new(AtomicBool::new(false));
     let service = {
         let is_http_1_0 = is_http_1_0.clone();
-        // Cheaper than a clone for each request.
-        let service = Mutex::new(service);
         service_fn(move |request: Request<Incoming>| {
             if request.version() == Version::HTTP_10 {
                 is_http_1_0.store(true, Ordering::Relaxed);
@@ -225,30 +223,33 @@ where
             service.call(request)
         })
     };
-    if is_http2 {
+    let result = if is_http2 {
         let stream = TokioIo::new(HeadTimeout::new(stream, HEAD_TIMEOUT));
-        let connection = http2::builder().serve_connection(stream, service);
-        finish(connection, draining).await?;
+        // In a box, so that the task has no room for it where it isn't needed.
+        let mut connection = Box::pin(http2::builder().serve_connection(stream, service));
+        finish(connection.as_mut(), draining).await
     } else {
         let stream = TokioIo::new(Linger::new(stream, is_http_1_0));
-        let connection = http1::Builder::new()
+        let mut builder = http1::Builder::new();
+        builder
             .timer(ConnectionTimer::default())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(stream, service);
-        finish(connection, draining).await?;
+            .header_read_timeout(HEAD_TIMEOUT);
+        let connection = pin!(builder.serve_connection(stream, service));
+        finish(connection, draining).await
+    };
+    if let Err(error) = result {
+        log_end(&error);
     }
-    Ok(())
 }
 
 /// Serves a connection to its end, which draining brings nearer.
-async fn finish<C>(connection: C, draining: Option<Draining>) -> Result<(), C::Error>
+async fn finish<C>(mut connection: Pin<&mut C>, draining: Option<Draining>) -> Result<(), C::Error>
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
     let Some(draining) = draining else {
         return connection.await;
     };
-    let mut connection = pin!(connection);
     let mut waiting = draining.clone();
     let mut begins = pin!(waiting.changed());
     let mut is_asked = false;
