@@ -166,7 +166,9 @@ fn expected(request: &Request<()>, length: Option<u64>, is_own: bool) -> Vec<Fie
             "te" => {
                 let codings = list(value);
                 let mut codings = codings.iter().filter_map(|coding| coding.split(';').next());
-                if codings.any(|coding| coding.trim() == "trailers") && !te_is_there {
+                if codings.any(|coding| coding.trim_matches([' ', '\t']) == "trailers")
+                    && !te_is_there
+                {
                     te_is_there = true;
                     fields.push(("te", b"trailers".into()));
                 }

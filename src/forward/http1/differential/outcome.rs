@@ -284,8 +284,11 @@ fn end_to_end(fields: &HeaderMap) -> HeaderMap {
         .get_all("connection")
         .iter()
         .flat_map(|value| {
-            let names = String::from_utf8_lossy(value.as_bytes()).to_lowercase();
-            let names: Vec<_> = names.split(',').map(|name| name.trim().into()).collect();
+            let names = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+            let names: Vec<_> = names
+                .split(',')
+                .map(|name| name.trim_matches([' ', '\t']).into())
+                .collect();
             names
         })
         .collect();

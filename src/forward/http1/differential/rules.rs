@@ -4,7 +4,7 @@ use http::{HeaderValue, Version, header};
 
 use super::{
     outcome::{Ending, Outcome},
-    wire::{Case, End, To},
+    wire::{Case, To},
 };
 
 /// What must be so, as hyper's shows it.
@@ -136,38 +136,48 @@ pub(super) fn explain(case: &Case, ours: &Outcome, hypers: &Outcome) -> Option<&
             let rule = rules.find(|(reason, holds, _)| says(reason) && holds(hypers));
             return rule.map(|(_, _, rule)| *rule);
         }
-        (None, None) if case.end == End::Silent && ours.ending == Ending::Failed => {
+        (None, None) if ours.ending == Ending::Failed && hypers.ending == Ending::None => {
             return Some(
                 "ours refuses what can't become a head at once, hyper when the head is whole",
             );
         }
-        (Some(_), None) => return limit(hypers),
-        _ => return None,
+        (_, None) => return limit(hypers),
     };
-    if our_head.reason != head.reason {
-        let is_known = our_head.reason.iter().any(|byte| !byte.is_ascii());
-        return (is_known && head.reason.is_empty()).then_some(
-            "ours passes on a reason phrase that isn't ASCII (obs-text, RFC 9112, section 4), \
-             hyper drops it",
-        );
-    }
-    if our_head != head {
+    let is_obs_text =
+        our_head.reason != head.reason && head.reason.is_empty() && !our_head.reason.is_ascii();
+    if (our_head.status, &our_head.fields) != (head.status, &head.fields)
+        || our_head.reason != head.reason && !is_obs_text
+    {
         return None;
     }
-    let is_same_so_far = ours.body.starts_with(&hypers.body) || hypers.body.starts_with(&ours.body);
-    if ours.ending == Ending::Failed && is_same_so_far {
+    if stops_before(ours, hypers) {
         let rule = BROKEN.iter().find(|(reason, _)| says(reason));
         return rule.map(|(_, rule)| *rule);
     }
-    if hypers.ending == Ending::Failed && is_same_so_far {
+    if stops_before(hypers, ours) {
         return limit(hypers);
     }
-    let mut connection = hypers.fields.get_all(header::CONNECTION).iter();
-    let is_told_otherwise = ours.reusable != hypers.reusable;
-    if is_told_otherwise && connection.any(|value| !value.as_bytes().is_ascii()) {
-        return Some("ours reads a Connection field that isn't ASCII (obs-text), hyper doesn't");
+    if (ours.ending, &ours.body, &ours.trailers) != (hypers.ending, &hypers.body, &hypers.trailers)
+    {
+        return None;
     }
-    None
+    let mut connection = hypers.fields.get_all(header::CONNECTION).iter();
+    if ours.reusable != hypers.reusable {
+        return connection
+            .any(|value| !value.as_bytes().is_ascii())
+            .then_some("ours reads a Connection field that isn't ASCII (obs-text), hyper doesn't");
+    }
+    is_obs_text.then_some(
+        "ours passes on a reason phrase that isn't ASCII (obs-text, RFC 9112, section 4), hyper \
+         drops it",
+    )
+}
+
+/// Whether one fails where the other reads on.
+fn stops_before(one: &Outcome, other: &Outcome) -> bool {
+    one.ending == Ending::Failed
+        && other.body.starts_with(&one.body)
+        && (other.ending != Ending::Failed || other.body.len() > one.body.len())
 }
 
 fn limit(hypers: &Outcome) -> Option<&'static str> {

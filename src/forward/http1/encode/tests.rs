@@ -60,8 +60,9 @@ fn expected(request: &Request<()>, own_key: bool, is_chunked: bool) -> Vec<(Stri
     ];
     let values = |name| request.headers().get_all(name).iter();
     let names = |value: &HeaderValue| -> Vec<String> {
-        let text = String::from_utf8_lossy(value.as_bytes()).to_lowercase();
-        text.split(',').map(|name| name.trim().to_owned()).collect()
+        let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        let names = text.split(',').map(|name| name.trim_matches([' ', '\t']));
+        names.map(str::to_owned).collect()
     };
     let nominated: Vec<_> = values("connection").flat_map(names).collect();
     let te = values("te").flat_map(names);
@@ -75,11 +76,11 @@ fn expected(request: &Request<()>, own_key: bool, is_chunked: bool) -> Vec<(Stri
             fields.push((name.to_owned(), b"trailers".to_vec()));
         }
         let is_key = name == "authorization" || name == "api-key";
-        if !STAYS.contains(&name)
-            && !nominated.iter().any(|nominated| nominated == name)
-            && !(own_key && is_key)
-            && (name != "trailer" || is_chunked)
-        {
+        let stays = STAYS.contains(&name)
+            || nominated.iter().any(|nominated| nominated == name)
+            || (own_key && is_key)
+            || (name == "trailer" && !is_chunked);
+        if !stays {
             fields.push((name.to_owned(), value.as_bytes().trim_ascii().to_vec()));
         }
     }
@@ -97,7 +98,7 @@ proptest! {
         own_key in any::<bool>(),
     ) {
         let mut request = Request::builder().method(method).uri("/v1/chat/completions/x?y=z");
-        request.headers_mut().unwrap().extend(fields.into_iter().map(|(name, value)| (name, value)));
+        request.headers_mut().unwrap().extend(fields);
         let request = request.body(()).unwrap();
         let size = length.map_or_else(SizeHint::default, SizeHint::with_exact);
         let mut head = Vec::new();
