@@ -513,6 +513,26 @@ async fn a_stream_that_never_pauses_is_cut_off_as_well() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_does_not_outlive_total_timeout() {
+    let backend = Backend::start().await;
+    let server = Server::start(&config_with(&backend, r#""total_timeout":0.5"#));
+    let mut client = Wire::connect(server.address).await;
+    client.send(post("{}")).await;
+    let mut wire = asked(&backend).await;
+    wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    client.head().await;
+    // Until all buffers on the way are full.
+    let flood = async {
+        let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+        while wire.stream.write_all(&chunk).await.is_ok() {}
+    };
+    soon("the backend is let go", flood).await;
+    let rest = soon("the cut", client.rest()).await;
+    assert!(find(&rest, b"\r\n0\r\n\r\n").is_none(), "a clean end");
+}
+
+#[tokio::test]
 async fn an_exchange_within_total_timeout_is_left_alone() {
     let backend = Backend::start().await;
     let settings = format!(r#""total_timeout":{}"#, PATIENCE.as_secs());

@@ -160,12 +160,22 @@ fn classify(error: BoxError) -> Error {
         }
         kind = tls::kind(cause).unwrap_or(kind);
         if let Some(cause) = cause.downcast_ref::<io::Error>()
+            && cause.raw_os_error().is_some_and(is_out_of_descriptors)
+        {
+            kind = Kind::Overloaded;
+        }
+        if let Some(cause) = cause.downcast_ref::<io::Error>()
             && cause.kind() == io::ErrorKind::TimedOut
         {
             kind = Kind::ConnectTimeout;
         }
     }
     Error::new(kind).with_source(error)
+}
+
+/// Whether the fault is this system's own: no file descriptor is left (`EMFILE`, `ENFILE`).
+fn is_out_of_descriptors(code: i32) -> bool {
+    cfg!(unix) && matches!(code, 23 | 24)
 }
 
 /// Marks what the resolver says, to be found again behind the connector's own error.

@@ -7,11 +7,11 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::Instant;
 
-use super::log::ExchangeLog;
+use super::{log::ExchangeLog, total::TotalBody};
 use crate::{
-    error::{BoxError, Error, Kind},
+    error::{BoxError, Error},
     forward,
     timeout::TimeoutBody,
 };
@@ -31,13 +31,20 @@ pin_project! {
         Wrapped { #[pin] body: W },
         Proxied {
             #[pin]
-            body: TimeoutBody<P>,
-            total: Option<Pin<Box<Sleep>>>,
+            body: Source<P>,
             log: Option<Box<ExchangeLog>>,
             // Why the body breaks off, if it does.
             broken: Option<Error>,
         },
         Own { body: Bytes },
+    }
+}
+
+pin_project! {
+    #[project = SourceProj]
+    enum Source<P> {
+        Untimed { #[pin] body: TimeoutBody<P> },
+        Timed { #[pin] body: TotalBody<TimeoutBody<P>> },
     }
 }
 
@@ -57,21 +64,27 @@ impl<W, P> ResponseBody<W, P> {
 
 impl<W, P> ResponseBody<W, P>
 where
-    P: Body<Data = Bytes>,
+    P: Body<Data = Bytes> + Send + 'static,
     P::Error: Into<BoxError>,
 {
+    /// The backend's, until `deadline` at the latest.
     pub(super) fn proxied(
         body: TimeoutBody<P>,
-        total: Option<Pin<Box<Sleep>>>,
+        deadline: Option<Instant>,
         mut log: Option<Box<ExchangeLog>>,
     ) -> Self {
         if let Some(log) = log.as_mut().filter(|_| body.is_end_stream()) {
             log.complete();
         }
+        let body = match deadline {
+            Some(deadline) if !body.is_end_stream() => Source::Timed {
+                body: TotalBody::new(body, deadline),
+            },
+            _ => Source::Untimed { body },
+        };
         Self {
             kind: Kinds::Proxied {
                 body,
-                total,
                 log,
                 broken: None,
             },
@@ -97,7 +110,6 @@ where
             KindsProj::Wrapped { body } => body.poll_frame(cx).map_err(Into::into),
             KindsProj::Proxied {
                 mut body,
-                total,
                 log,
                 broken,
             } => {
@@ -105,14 +117,7 @@ where
                     return Poll::Ready(Some(Err(error.into())));
                 }
                 let entered = log.as_ref().map(|log| log.enter());
-                // This clock comes first: a body may have a piece ready whenever it is asked.
-                let is_over = total
-                    .as_mut()
-                    .is_some_and(|total| total.as_mut().poll(cx).is_ready());
-                let frame = match is_over {
-                    true => Some(Err(Error::new(Kind::TotalTimeout))),
-                    false => ready!(body.as_mut().poll_frame(cx)),
-                };
+                let frame = ready!(body.as_mut().poll_frame(cx));
                 drop(entered);
                 if let Some(log) = log {
                     log.frame(&frame, body.is_end_stream());
@@ -149,6 +154,39 @@ where
             Kinds::Wrapped { body } => body.size_hint(),
             Kinds::Proxied { body, .. } => body.size_hint(),
             Kinds::Own { body } => SizeHint::with_exact(body.len() as u64),
+        }
+    }
+}
+
+impl<P> Body for Source<P>
+where
+    P: Body<Data = Bytes>,
+    P::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.project() {
+            SourceProj::Untimed { body } => body.poll_frame(cx),
+            SourceProj::Timed { body } => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Untimed { body } => body.is_end_stream(),
+            Self::Timed { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Untimed { body } => body.size_hint(),
+            Self::Timed { body } => body.size_hint(),
         }
     }
 }

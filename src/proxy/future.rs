@@ -84,7 +84,7 @@ impl<W, F, R, P, E> Future for ResponseFuture<W, F>
 where
     W: Future<Output = Result<Response<R>, E>>,
     F: Future<Output = Result<Response<TimeoutBody<P>>, Error>>,
-    P: Body<Data = Bytes>,
+    P: Body<Data = Bytes> + Send + 'static,
     P::Error: Into<BoxError>,
 {
     type Output = Result<Response<ResponseBody<R, P>>, E>;
@@ -113,7 +113,7 @@ impl<F> Exchange<F> {
     fn poll<R, P>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ResponseBody<R, P>>>
     where
         F: Future<Output = Result<Response<TimeoutBody<P>>, Error>>,
-        P: Body<Data = Bytes>,
+        P: Body<Data = Bytes> + Send + 'static,
         P::Error: Into<BoxError>,
     {
         let this = self.project();
@@ -134,7 +134,8 @@ impl<F> Exchange<F> {
         }
         Poll::Ready(match result {
             Ok(response) => {
-                response.map(|body| ResponseBody::proxied(body, this.total.take(), this.log.take()))
+                let deadline = this.total.as_ref().map(|total| total.deadline());
+                response.map(|body| ResponseBody::proxied(body, deadline, this.log.take()))
             }
             Err(error) => error.to_response().map(ResponseBody::own),
         })

@@ -152,6 +152,7 @@ mod log;
 mod service;
 #[cfg(test)]
 mod tests;
+mod total;
 
 pub use self::{
     body::ResponseBody, future::ResponseFuture, layer::OpenAiProxyLayer, service::OpenAiProxy,

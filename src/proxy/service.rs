@@ -65,7 +65,7 @@ where
     F::Error: Into<BoxError>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
-    P: Body<Data = Bytes>,
+    P: Body<Data = Bytes> + Send + 'static,
     P::Error: Into<BoxError>,
 {
     type Response = Response<ResponseBody<R, P>>;

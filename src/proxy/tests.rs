@@ -35,7 +35,7 @@ async fn ask<S, P>(
 ) -> Response<Pin<Box<ResponseBody<Full<Bytes>, P>>>>
 where
     S: Service<Request<RequestBody>, Response = Response<P>, Error = Error> + Clone,
-    P: Body<Data = Bytes, Error = Error>,
+    P: Body<Data = Bytes, Error = Error> + Send + 'static,
 {
     let text = format!(
         r#"{{"primary_backends":[
@@ -187,6 +187,18 @@ async fn total_timeout_cuts_a_stream_that_is_always_ahead_of_its_reader() {
     let (pieces, error) = read(response.into_body(), Duration::from_millis(2500)).await;
     assert!(error.is_timeout());
     assert_eq!(pieces, 24);
+}
+
+#[tokio::test(start_paused = true)]
+async fn total_timeout_lets_the_backend_go_while_nobody_reads() {
+    let (mut sender, body) = in_pieces();
+    let start = Instant::now();
+    let response = ask(TOTAL, Full::from("{}"), answering(body)).await;
+    while sender.send_data("piece".into()).await.is_ok() {}
+    assert_eq!(start.elapsed().as_secs(), 60);
+    let (pieces, error) = read(response.into_body(), Duration::ZERO).await;
+    assert!(error.is_timeout());
+    assert_eq!(pieces, 0);
 }
 
 #[tokio::test(start_paused = true)]
