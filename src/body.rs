@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+mod rope;
 #[cfg(test)]
 mod tests;
 
@@ -27,22 +28,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
+pub(crate) use self::rope::{Rope, RopeBuilder};
 use crate::{
     error::{BoxError, Error, Kind},
     model::splice::Pieces,
     route::LastTried,
     timeout::{IdleClock, Progress},
 };
-
-/// Held bodies are handed on in pieces of this size, so that progress can be seen.
-const PIECE: usize = 256 * 1024;
-
-/// What a body is at first taken to be at most, before it has come.
-const FIRST_RESERVE: u64 = 1024 * 1024;
 
 /// A request's body inside the stack, whatever the server's own body type is.
 ///
@@ -57,14 +53,9 @@ pub struct RequestBody {
 
 enum State {
     Streamed(Streamed),
-    Held(Held),
-}
-
-/// A body in memory, the rest of it in pieces that are yet to be made.
-#[derive(Default)]
-struct Held {
-    bytes: Bytes,
-    spliced: Option<Box<Pieces>>,
+    Held(Rope),
+    /// In memory as well, with its model replaced. In a box, as it is large.
+    Spliced(Box<Pieces>),
 }
 
 struct Streamed {
@@ -86,30 +77,23 @@ impl RequestBody {
             return same.take().unwrap_or_default();
         }
         match body {
-            Some(body) if !body.is_end_stream() => Self {
-                state: State::Streamed(Streamed {
-                    body: body.map_err(Into::into).boxed_unsync(),
-                    max_bytes: u64::MAX,
-                    idle: None,
-                }),
-                progress: None,
-                last_tried: None,
-            },
+            Some(body) if !body.is_end_stream() => Self::in_state(State::Streamed(Streamed {
+                body: body.map_err(Into::into).boxed_unsync(),
+                max_bytes: u64::MAX,
+                idle: None,
+            })),
             _ => Self::default(),
         }
     }
 
     /// A body in memory whose model was replaced.
     pub(crate) fn spliced(pieces: Pieces) -> Self {
-        Self::held(Held {
-            bytes: Bytes::new(),
-            spliced: Some(Box::new(pieces)),
-        })
+        Self::in_state(State::Spliced(Box::new(pieces)))
     }
 
-    fn held(held: Held) -> Self {
+    fn in_state(state: State) -> Self {
         Self {
-            state: State::Held(held),
+            state,
             progress: None,
             last_tried: None,
         }
@@ -166,8 +150,7 @@ impl RequestBody {
     pub(crate) fn hold(self) -> Hold {
         Hold {
             body: self,
-            first: Bytes::new(),
-            rest: BytesMut::new(),
+            held: RopeBuilder::default(),
         }
     }
 }
@@ -175,16 +158,19 @@ impl RequestBody {
 impl Default for RequestBody {
     /// An empty body.
     fn default() -> Self {
-        Self::held(Held::default())
+        Rope::default().into()
     }
 }
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        Self::held(Held {
-            bytes,
-            spliced: None,
-        })
+        Rope::from(bytes).into()
+    }
+}
+
+impl From<Rope> for RequestBody {
+    fn from(rope: Rope) -> Self {
+        Self::in_state(State::Held(rope))
     }
 }
 
@@ -198,7 +184,8 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = match &mut self.state {
             State::Streamed(streamed) => streamed.poll_frame(cx),
-            State::Held(held) => Poll::Ready(held.next().map(|piece| Ok(Frame::data(piece)))),
+            State::Held(rope) => ready_frame(rope.take(usize::MAX)),
+            State::Spliced(pieces) => ready_frame(pieces.next().unwrap_or_default()),
         };
         if let Some(progress) = &self.progress {
             progress.note(frame.is_pending());
@@ -209,14 +196,16 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Streamed(streamed) => streamed.body.is_end_stream(),
-            State::Held(held) => held.remaining() == 0,
+            State::Held(rope) => rope.is_empty(),
+            State::Spliced(pieces) => pieces.remaining() == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Streamed(streamed) => streamed.body.size_hint(),
-            State::Held(held) => SizeHint::with_exact(held.remaining()),
+            State::Held(rope) => SizeHint::with_exact(rope.len() as u64),
+            State::Spliced(pieces) => SizeHint::with_exact(pieces.remaining()),
         }
     }
 }
@@ -248,27 +237,16 @@ impl Streamed {
     }
 }
 
-impl Held {
-    fn next(&mut self) -> Option<Bytes> {
-        if self.bytes.is_empty() {
-            let spliced = self.spliced.as_mut().and_then(|pieces| pieces.next());
-            self.bytes = spliced.unwrap_or_default();
-        }
-        let length = self.bytes.len().min(PIECE);
-        Some(self.bytes.split_to(length)).filter(|piece| !piece.is_empty())
-    }
-
-    fn remaining(&self) -> u64 {
-        let spliced = self.spliced.as_deref().map_or(0, Pieces::remaining);
-        self.bytes.len() as u64 + spliced
-    }
+/// The next piece of a body in memory, which is empty where the body has ended.
+fn ready_frame(piece: Bytes) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
 }
 
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Streamed(_) => "Streamed",
-            State::Held(_) => "Held",
+            State::Held(_) | State::Spliced(_) => "Held",
         };
         f.debug_struct("RequestBody")
             .field("state", &state)
@@ -277,38 +255,22 @@ impl fmt::Debug for RequestBody {
     }
 }
 
-/// Reads a body to its end. One that comes in a single piece is not copied.
+/// Reads a body to its end.
 pub(crate) struct Hold {
     body: RequestBody,
-    first: Bytes,
-    rest: BytesMut,
+    held: RopeBuilder,
 }
 
 impl Future for Hold {
-    type Output = Result<Bytes, Error>;
+    type Output = Result<Rope, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         while let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)?) {
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            if this.first.is_empty() {
-                this.first = data;
-                continue;
+            if let Ok(piece) = frame.into_data() {
+                this.held.push(piece);
             }
-            if this.rest.is_empty() {
-                let expected = this.body.size_hint().lower().min(FIRST_RESERVE) as usize;
-                let length = this.first.len() + data.len();
-                this.rest.reserve(length + expected);
-                this.rest.extend_from_slice(&this.first);
-            }
-            this.rest.extend_from_slice(&data);
         }
-        Poll::Ready(Ok(if this.rest.is_empty() {
-            std::mem::take(&mut this.first)
-        } else {
-            std::mem::take(&mut this.rest).freeze()
-        }))
+        Poll::Ready(Ok(std::mem::take(&mut this.held).finish()))
     }
 }

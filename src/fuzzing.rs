@@ -13,13 +13,17 @@ use crate::{
     config::{self, BackendSettings},
     endpoint::{self, Ours, Prefixes},
     forward,
-    model::splice,
+    model::splice::{self, Splice},
 };
 
-/// The body with its model replaced, or `None` where it is no JSON object.
-pub fn splice(body: &[u8], model: &str) -> Option<Vec<u8>> {
-    let body = Bytes::copy_from_slice(body);
-    let pieces = splice::replace_model(&body, &splice::json_string(model)).ok()?;
+/// The body of which these are the pieces with its model replaced, or `None` where it is no JSON
+/// object.
+pub fn splice(pieces: &[&[u8]], model: &str) -> Option<Vec<u8>> {
+    let mut splice = Splice::new(splice::json_string(model));
+    for piece in pieces {
+        splice.feed(Bytes::copy_from_slice(piece)).ok()?;
+    }
+    let pieces = splice.finish().ok()?;
     let length = pieces.remaining();
     let new = pieces.collect::<Vec<_>>().concat();
     assert_eq!(new.len() as u64, length);

@@ -908,6 +908,37 @@ async fn a_body_whose_model_cannot_be_replaced_is_answered_400_without_contactin
 }
 
 #[tokio::test]
+async fn a_body_that_turns_out_to_be_no_json_object_is_answered_400_before_its_end() {
+    let (backend, server) = proxy_with(MODEL, "").await;
+    let whole = post(&format!("{{\"a\":1,}}{}", " ".repeat(1_000_000)));
+    let (begun, _) = whole.split_at(whole.find('}').unwrap() + 1);
+    let refusal = refused(&server, begun).await;
+    assert_eq!(refusal, (400, "http_request_error".into()));
+    assert!(!backend.is_contacted().await);
+}
+
+#[tokio::test]
+async fn the_model_is_replaced_in_a_body_that_comes_byte_by_byte() {
+    let (backend, server) = proxy_with(MODEL, "").await;
+    let text = "é\\u00e9模\\n".repeat(50);
+    let body = format!(r#"{{"a":"{text}","m\u006fdel":-1.5e3,"b":[true,null]}}"#);
+    let expected = body.replace("-1.5e3", "\"ours\"");
+    let mut client = Wire::connect(server.address).await;
+    let sending = async {
+        for byte in post(&body).into_bytes() {
+            client.send([byte]).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let ((), request) = tokio::join!(sending, answered(&backend));
+    assert_eq!(
+        request.field("content-length").unwrap(),
+        expected.len().to_string()
+    );
+    assert_eq!(String::from_utf8(request.body).unwrap(), expected);
+}
+
+#[tokio::test]
 async fn an_encoded_body_whose_model_must_be_replaced_is_answered_415() {
     let (backend, server) = proxy_with(MODEL, "").await;
     for encoding in [

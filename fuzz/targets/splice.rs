@@ -1,5 +1,5 @@
 //! The splice against serde_json: both take a body for an object or neither does, and exactly the
-//! values that serde_json finds at the top-level `model` keys are replaced.
+//! values that serde_json finds at the top-level `model` keys are replaced, wherever the body is cut.
 
 #![no_main]
 
@@ -13,7 +13,17 @@ use tower_openai_proxy::fuzzing;
 const MODEL: &str = "x\"\\\u{7}é";
 
 fuzz_target!(|body: &[u8]| {
-    assert_eq!(fuzzing::splice(body, MODEL), expected(body));
+    let expected = expected(body);
+    assert_eq!(fuzzing::splice(&[body], MODEL), expected);
+
+    // Cut where its own bytes say, so that the seeds remain documents.
+    let sum = body.iter().fold(0, |sum: usize, &byte| sum * 31 % 65_521 + usize::from(byte));
+    let (first, rest) = body.split_at(sum % (body.len() + 1));
+    let (second, third) = rest.split_at(sum / 7 % (rest.len() + 1));
+    assert_eq!(fuzzing::splice(&[first, second, third], MODEL), expected);
+
+    let bytes: Vec<&[u8]> = body.chunks(1).collect();
+    assert_eq!(fuzzing::splice(&bytes, MODEL), expected);
 });
 
 /// The members of an object in their order, their values as they are written.

@@ -1,17 +1,18 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{Request, request::Parts};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::override_model;
+use super::{splice::Splice, with_body};
 use crate::{
-    body::{Hold, RequestBody},
+    body::RequestBody,
     error::{BoxError, Error},
 };
 
@@ -29,34 +30,46 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F> {
-        Holding { held: Option<Box<Held<S>>> },
+        Reading { reading: Option<Box<Reading<S>>> },
         Passed { #[pin] future: F },
         Failed { error: Option<Error> },
     }
 }
 
-/// A request whose body is on its way into memory. In a box, as it is large and short-lived.
-struct Held<S> {
+/// A request whose body is being read. In a box, as it is large and short-lived.
+struct Reading<S> {
     parts: Parts,
-    body: Hold,
-    model_json: Bytes,
+    body: RequestBody,
+    splice: Splice,
     service: S,
+}
+
+impl<S> Reading<S> {
+    /// Reads the body to its end, or to where it turns out not to be a JSON object.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) {
+            if let Ok(piece) = frame.into_data() {
+                self.splice.feed(piece)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<S> ResponseFuture<S>
 where
     S: Service<Request<RequestBody>>,
 {
-    pub(super) fn hold(request: Request<RequestBody>, model_json: Bytes, service: S) -> Self {
+    pub(super) fn reading(request: Request<RequestBody>, model_json: Bytes, service: S) -> Self {
         let (parts, body) = request.into_parts();
-        let held = Some(Box::new(Held {
+        let reading = Some(Box::new(Reading {
             parts,
-            body: body.hold(),
-            model_json,
+            body,
+            splice: Splice::new(model_json),
             service,
         }));
         Self {
-            state: State::Holding { held },
+            state: State::Reading { reading },
         }
     }
 
@@ -84,19 +97,19 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Holding { held } => {
-                    let mut holding = held.take().expect("not polled after the end");
-                    let Poll::Ready(body) = Pin::new(&mut holding.body).poll(cx)? else {
-                        *held = Some(holding);
+                StateProj::Reading { reading } => {
+                    let mut request = reading.take().expect("not polled after the end");
+                    if request.poll(cx)?.is_pending() {
+                        *reading = Some(request);
                         return Poll::Pending;
-                    };
-                    let Held {
+                    }
+                    let Reading {
                         parts,
-                        model_json,
+                        splice,
                         mut service,
                         ..
-                    } = *holding;
-                    let request = override_model(parts, &body, &model_json)?;
+                    } = *request;
+                    let request = with_body(parts, splice.finish()?);
                     state.set(State::Passed {
                         future: service.call(request),
                     });

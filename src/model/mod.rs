@@ -61,6 +61,7 @@ use http_body::Body;
 use tower::{Layer, Service};
 
 pub use self::future::ResponseFuture;
+use self::splice::{NotAnObject, Pieces};
 use crate::{
     backend::Backend,
     body::RequestBody,
@@ -147,7 +148,7 @@ where
                 // The service that was polled ready is the one to call.
                 let next = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, next);
-                ResponseFuture::hold(request, model_json, ready)
+                ResponseFuture::reading(request, model_json, ready)
             }
             _ => ResponseFuture::passed(self.inner.call(request)),
         }
@@ -167,14 +168,14 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// The request with its model replaced, and its length told anew.
-fn override_model(
-    parts: http::request::Parts,
-    body: &Bytes,
-    model_json: &Bytes,
-) -> Result<Request<RequestBody>, Error> {
-    let pieces = splice::replace_model(body, model_json)
-        .map_err(|error| Error::new(Kind::NotAJsonObject).with_source(error))?;
+impl From<NotAnObject> for Error {
+    fn from(error: NotAnObject) -> Self {
+        Self::new(Kind::NotAJsonObject).with_source(error)
+    }
+}
+
+/// A request with its model replaced, and its length told anew.
+fn with_body(parts: http::request::Parts, pieces: Pieces) -> Request<RequestBody> {
     let body = RequestBody::spliced(pieces);
     let mut request = Request::from_parts(parts, body);
     let length = request.body().size_hint().lower();
@@ -182,5 +183,5 @@ fn override_model(
     if headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    Ok(request)
+    request
 }

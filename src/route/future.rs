@@ -5,7 +5,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
@@ -13,7 +12,7 @@ use tower::{Service, ServiceExt, util::Oneshot};
 use super::{Candidates, LastTried, Routes};
 use crate::{
     backend::Backend,
-    body::{Hold, RequestBody},
+    body::{Hold, RequestBody, Rope},
     error::{BoxError, Error},
 };
 
@@ -49,7 +48,7 @@ pin_project! {
 
 struct Retry<S> {
     parts: Parts,
-    body: Bytes,
+    body: Rope,
     last_tried: Option<LastTried>,
     candidates: std::vec::IntoIter<Backend>,
     service: S,
@@ -71,7 +70,7 @@ where
                 let (parts, body) = request.into_parts();
                 let retry = Retry {
                     parts,
-                    body: Bytes::new(),
+                    body: Rope::default(),
                     last_tried: body.last_tried().cloned(),
                     candidates,
                     service,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use proptest::{collection::vec, prelude::*, sample::Index, string::string_regex};
 use serde::{
     Deserialize,
@@ -10,11 +10,20 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{NotAnObject, json_string, replace_model};
+use super::{NotAnObject, Pieces, Splice, json_string};
 
-/// `body` with its model replaced by `x`.
-fn splice(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
-    let mut pieces = replace_model(&Bytes::copy_from_slice(body), &json_string("x"))?;
+/// Feeds the pieces of a document, the model of which becomes `x`.
+fn feed(pieces: impl IntoIterator<Item = Bytes>) -> Result<Pieces, NotAnObject> {
+    let mut splice = Splice::new(json_string("x"));
+    for piece in pieces {
+        splice.feed(piece)?;
+    }
+    splice.finish()
+}
+
+/// The document of which these are the pieces, with its model replaced by `x`.
+fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, NotAnObject> {
+    let mut pieces = feed(pieces)?;
     let mut remaining = pieces.remaining();
     let mut new = Vec::new();
     while let Some(piece) = pieces.next() {
@@ -25,6 +34,25 @@ fn splice(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
     }
     assert_eq!(remaining, 0);
     Ok(new)
+}
+
+/// `body` with its model replaced by `x`.
+fn splice(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
+    splice_pieces([Bytes::copy_from_slice(body)])
+}
+
+/// The same. Checks that it comes out so wherever the body is cut in two, and cut into bytes.
+fn splice_cut(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
+    let whole = splice(body);
+    let body = Bytes::copy_from_slice(body);
+    let text = body.escape_ascii();
+    for at in 0..=body.len() {
+        let cut = splice_pieces([body.slice(..at), body.slice(at..)]);
+        assert_eq!(cut, whole, "{text} cut at {at}");
+    }
+    let bytes = (0..body.len()).map(|at| body.slice(at..=at));
+    assert_eq!(splice_pieces(bytes), whole, "{text} cut into bytes");
+    whole
 }
 
 /// The members of a JSON object in their order, as `serde_json` reads them.
@@ -91,7 +119,7 @@ fn replaces_the_model() {
         ("beside other keys that stand twice", r#"{"n":1,"n":2,"model":"a"}"#, r#"{"n":1,"n":2,"model":"x"}"#),
     ];
     for (case, old, new) in cases {
-        assert_eq!(splice(old.as_bytes()), Ok(new.into()), "{case}: {old}");
+        assert_eq!(splice_cut(old.as_bytes()), Ok(new.into()), "{case}: {old}");
         assert!(serde_accepts(old.as_bytes()), "{case}: {old}");
     }
 }
@@ -119,7 +147,7 @@ fn inserts_a_model_where_there_is_none() {
         ("the empty key", r#"{"":"a"}"#, r#"{"model":"x","":"a"}"#),
     ];
     for (case, old, new) in cases {
-        assert_eq!(splice(old.as_bytes()), Ok(new.into()), "{case}: {old}");
+        assert_eq!(splice_cut(old.as_bytes()), Ok(new.into()), "{case}: {old}");
         assert!(serde_accepts(old.as_bytes()), "{case}: {old}");
     }
 }
@@ -141,7 +169,7 @@ fn leaves_to_the_backend_where_readers_differ() {
         ("DEL and a noncharacter", "{\"model\":1,\"a\":\"\x7f\u{ffff}\"}"),
     ];
     for (case, body) in cases {
-        assert!(splice(body.as_bytes()).is_ok(), "{case}: {body}");
+        assert!(splice_cut(body.as_bytes()).is_ok(), "{case}: {body}");
         assert!(serde_accepts(body.as_bytes()), "{case}: {body}");
     }
 }
@@ -244,22 +272,59 @@ fn refuses_what_is_not_one_object() {
     ];
     for &(case, body, message) in cases {
         let text = body.escape_ascii();
-        let error = splice(body).expect_err(case);
+        let error = splice_cut(body).expect_err(case);
         assert_eq!(error.to_string(), message, "{case}: {text}");
         assert!(!serde_accepts(body), "{case}: {text}");
     }
 }
 
 #[test]
+fn pieces_are_read_up_to_the_first_error() {
+    let mut splice = Splice::new(json_string("x"));
+    splice.feed(r#"{"model":"a","#.into()).unwrap();
+    let error = splice.feed("}, and more".into()).unwrap_err();
+    assert_eq!(error.to_string(), "expected a key at byte 13");
+}
+
+#[test]
 fn nothing_is_copied() {
     let body = Bytes::from_static(br#"{"n":1,"model":"gpt-4o","messages":[]}"#);
-    let model = json_string("another");
-    let pieces: Vec<Bytes> = replace_model(&body, &model).unwrap().collect();
+    let pieces: Vec<Bytes> = feed([body.clone()]).unwrap().collect();
 
     assert_eq!(pieces.len(), 3);
     assert_eq!(pieces[0].as_ptr(), body.as_ptr());
-    assert_eq!(pieces[1].as_ptr(), model.as_ptr());
     assert_eq!(pieces[2].as_ptr_range().end, body.as_ptr_range().end);
+}
+
+#[test]
+fn nothing_of_large_pieces_is_copied() {
+    let text = "-".repeat(100_000);
+    let body = Bytes::from(format!(r#"{{"a":"{text}","model":"{text}","b":"{text}"}}"#));
+    let middle = body.len() / 2;
+    let pieces: Vec<Bytes> = feed([body.slice(..middle), body.slice(middle..)])
+        .unwrap()
+        .collect();
+
+    assert_eq!(pieces.len(), 3);
+    assert_eq!(pieces[0].as_ptr(), body.as_ptr());
+    assert_eq!(pieces[1], r#""x""#);
+    assert_eq!(pieces[2].as_ptr_range().end, body.as_ptr_range().end);
+}
+
+#[test]
+fn a_key_may_be_of_any_length() {
+    let long = "model".repeat(20_000);
+    let escaped = r"\u006dodel".repeat(20_000);
+    for key in [&long, &escaped] {
+        let body = format!(r#"{{"{key}":1,"model":2}}"#);
+        let mut rest = Bytes::from(body);
+        let new = format!(r#"{{"{key}":1,"model":"x"}}"#);
+        let pieces = std::iter::from_fn(|| {
+            let length = rest.len().min(1000);
+            rest.has_remaining().then(|| rest.split_to(length))
+        });
+        assert_eq!(splice_pieces(pieces), Ok(new.into()));
+    }
 }
 
 #[test]
@@ -549,6 +614,17 @@ fn check_members(old: &[u8], new: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// `body` in pieces, cut at these places.
+fn cut(body: &[u8], at: Vec<Index>) -> Vec<Bytes> {
+    let mut at: Vec<usize> = at.iter().map(|at| at.index(body.len() + 1)).collect();
+    at.sort_unstable();
+    at.push(body.len());
+    let mut start = 0;
+    at.into_iter()
+        .map(|end| Bytes::copy_from_slice(&body[std::mem::replace(&mut start, end)..end]))
+        .collect()
+}
+
 /// Both read `body`, and the same in it; or neither does.
 fn check_against_serde(body: &[u8]) -> Result<(), TestCaseError> {
     let spliced = splice(body);
@@ -578,8 +654,11 @@ proptest! {
     #![proptest_config(cases(500))]
 
     #[test]
-    fn only_the_top_level_models_change(document in document()) {
-        let new = splice(document.old.as_bytes());
+    fn only_the_top_level_models_change(
+        document in document(),
+        cuts in vec(any::<Index>(), 0..5),
+    ) {
+        let new = splice_pieces(cut(document.old.as_bytes(), cuts));
         let new = new.map(|new| String::from_utf8(new).unwrap());
         prop_assert_eq!(new, Ok(document.new));
         check_against_serde(document.old.as_bytes())?;
@@ -593,12 +672,14 @@ proptest! {
     fn a_damaged_document_is_read_as_serde_json_reads_it(
         document in document(),
         changes in vec(change(), 1..3),
+        cuts in vec(any::<Index>(), 1..5),
     ) {
         let mut body = document.old.into_bytes();
         for change in changes {
             apply(&mut body, change);
         }
         check_against_serde(&body)?;
+        prop_assert_eq!(splice_pieces(cut(&body, cuts)), splice(&body));
     }
 
     #[test]
