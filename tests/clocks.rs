@@ -411,7 +411,7 @@ async fn upload_for_ever(fields: &str) {
         .await;
     let (mut read, mut write) = client.stream.split();
     let uploading = async {
-        while write.write_all(b"x").await.is_ok() {
+        while write.write_all(b" ").await.is_ok() {
             sleep(Duration::from_millis(10)).await;
         }
         std::future::pending::<()>().await;
