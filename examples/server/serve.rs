@@ -205,7 +205,8 @@ async fn opened<T>(
     }
 }
 
-/// Serves a connection in this version of HTTP.
+/// Serves a connection in this version of HTTP. It holds on to `draining` until the connection is
+/// gone, and all has been logged that it had in flight.
 async fn speak<T, S>(stream: T, is_http2: bool, service: Box<Mutex<S>>, draining: Option<Draining>)
 where
     T: AsyncRead + AsyncWrite + Socket + Send + Unpin + 'static,
@@ -227,7 +228,7 @@ where
         let stream = TokioIo::new(HeadTimeout::new(stream, HEAD_TIMEOUT));
         // In a box, so that the task has no room for it where it isn't needed.
         let mut connection = Box::pin(http2::builder().serve_connection(stream, service));
-        finish(connection.as_mut(), draining).await
+        finish(connection.as_mut(), draining.as_ref()).await
     } else {
         let stream = TokioIo::new(Linger::new(stream, is_http_1_0));
         let mut builder = http1::Builder::new();
@@ -235,7 +236,7 @@ where
             .timer(ConnectionTimer::default())
             .header_read_timeout(HEAD_TIMEOUT);
         let connection = pin!(builder.serve_connection(stream, service));
-        finish(connection, draining).await
+        finish(connection, draining.as_ref()).await
     };
     if let Err(error) = result {
         log_end(&error);
@@ -243,7 +244,7 @@ where
 }
 
 /// Serves a connection to its end, which draining brings nearer.
-async fn finish<C>(mut connection: Pin<&mut C>, draining: Option<Draining>) -> Result<(), C::Error>
+async fn finish<C>(mut connection: Pin<&mut C>, draining: Option<&Draining>) -> Result<(), C::Error>
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
