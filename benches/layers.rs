@@ -1,7 +1,7 @@
 //! What the layers cost by themselves: no socket, no HTTP on the wire, no waiting.
 //!
 //! ```sh
-//! cargo bench                       # all of it, within a minute after the build
+//! cargo bench                       # all of it, in seconds after the build
 //! cargo bench -- stage              # each stage alone
 //! cargo bench -- stack stream       # all of them together
 //! cargo bench -- splice             # the model replaced, by size of the body
@@ -43,6 +43,7 @@ fn main() {
 }
 
 /// Each stage around a service that reads the request and answers at once.
+#[divan::bench_group(sample_size = 100)]
 mod stage {
     use super::*;
 
@@ -91,6 +92,7 @@ mod stage {
 }
 
 /// All stages as one layer, with the model kept and replaced.
+#[divan::bench_group(sample_size = 100)]
 mod stack {
     use super::*;
 

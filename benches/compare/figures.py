@@ -1,6 +1,7 @@
 """Reads what `compare` has measured: medians, and ratios to another proxy."""
 
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -12,6 +13,7 @@ PRODUCT = "product"
 # The figure by which a mode is judged, and its digits.
 KEY_FIGURE = {
     "json": ("proxy.cpu_us_per_request", 1),
+    "json1": ("latency_us.p50", 0),
     "override": ("proxy.cpu_us_per_request", 1),
     "big": ("proxy.cpu_us_per_request", 0),
     "big-override": ("proxy.cpu_us_per_request", 0),
@@ -99,14 +101,37 @@ def shown(value, digits):
     return f"{value:,.{digits if value < 100 else 0}f}"
 
 
+def ranked(figures, modes):
+    """Titles of all proxies by name: ours first, the others by what the first of the modes costs."""
+    peers = [peer for peer in figures.peers() if peer != "direct"]
+    ours = [PRODUCT, f"{PRODUCT}-logging"]
+
+    def cost(peer):
+        return (ours.index(peer), 0) if peer in ours else (len(ours), figures.key(modes[0], peer) or math.inf)
+
+    titles = {peer: figures.title(peer) for peer in sorted(peers, key=cost)} if modes else {}
+    return {peer: f"**{title}**" if peer == PRODUCT else title for peer, title in titles.items()}
+
+
+def added(figures, columns):
+    """One row a proxy, with what it adds to a number of the load without a proxy."""
+    columns = {title: place for title, place in columns.items() if place[0] in figures.modes}
+    rows = [["proxy", *columns]]
+    for peer, title in ranked(figures, [mode for mode, _ in columns.values()]).items():
+        row = [title]
+        for mode, number in columns.values():
+            own, without = (figures.median(mode, it, number) for it in (peer, "direct"))
+            row.append("–" if own is None or without is None else f"{own - without:,.0f}")
+        rows.append(row)
+    return markdown(rows)
+
+
 def overview(figures, names):
     """One row a proxy, with the key figure of each mode and its ratio to nginx's."""
-    peers = [peer for peer in figures.peers() if peer != "direct"]
     modes = [mode for mode in names if mode in figures.modes]
     rows = [["proxy"] + [names[mode] for mode in modes]]
-    for peer in peers:
-        title = figures.title(peer)
-        row = [f"**{title}**" if peer == PRODUCT else title]
+    for peer, title in ranked(figures, modes).items():
+        row = [title]
         for mode in modes:
             number, digits = KEY_FIGURE[mode]
             ratio = figures.ratio(mode, peer, number)
