@@ -135,7 +135,7 @@ def overview(figures, names):
         for mode in modes:
             number, digits = KEY_FIGURE[mode]
             ratio = figures.ratio(mode, peer, number)
-            tail = f" ({ratio:.2f})" if ratio and peer != "nginx" else ""
+            tail = f" ({ratio:.{2 if ratio < 10 else 0}f})" if ratio and peer != "nginx" else ""
             row.append(shown(figures.key(mode, peer), digits) + tail)
         rows.append(row)
     return markdown(rows)
