@@ -1,0 +1,18 @@
+"""Where things are, for `compare` and `counts`."""
+
+import os
+import socket
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+PRODUCT = Path(os.environ.get("PRODUCT", TARGET / "release/examples/server")).resolve()
+CACHE = Path(os.environ.get("COMPARE_CACHE", Path.home() / ".cache/tower-openai-proxy-compare"))
+BINARIES = CACHE / "target/release"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

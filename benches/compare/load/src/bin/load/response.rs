@@ -1,0 +1,270 @@
+//! Reads one HTTP/1.1 answer with as little work as possible, noting its events as they come.
+
+use bytes::{Buf, BytesMut};
+use compare_load::{monotonic_ns, stamp};
+use memchr::memchr;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::Shared;
+
+pub struct Connection {
+    pub socket: TcpStream,
+    /// Given back when the first event has come.
+    pub opening: Option<OwnedSemaphorePermit>,
+    buffer: BytesMut,
+}
+
+impl Connection {
+    pub fn new(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            opening: None,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// Waits for more bytes; false at the end of the connection.
+    async fn fill(&mut self) -> Result<bool, String> {
+        self.buffer.reserve(16 * 1024);
+        let count = self.socket.read_buf(&mut self.buffer).await;
+        Ok(count.map_err(|error| format!("receive: {error}"))? > 0)
+    }
+}
+
+struct Head {
+    status: u16,
+    framing: Framing,
+    is_stream: bool,
+    keep_alive: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Framing {
+    Length(usize),
+    Chunked(ChunkPart),
+    UntilClose,
+}
+
+#[derive(Clone, Copy)]
+enum ChunkPart {
+    Size,
+    Data(usize),
+    Trailer,
+}
+
+/// Reads the answer to a request sent at `sent`; says whether the connection can be used again.
+pub async fn read_response(
+    connection: &mut Connection,
+    sent: u64,
+    stats: &Shared,
+) -> Result<bool, String> {
+    let head = loop {
+        if let Some(head) = take_head(&mut connection.buffer)? {
+            break head;
+        }
+        if !connection.fill().await? {
+            return Err("connection closed before an answer".to_owned());
+        }
+    };
+    let mut framing = head.framing;
+    let mut events = Events::new(head.is_stream, sent, stats);
+    loop {
+        let now = monotonic_ns();
+        let mut body = BodySink {
+            events: &mut events,
+            now,
+        };
+        if take_body(&mut connection.buffer, &mut framing, &mut body)? {
+            break;
+        }
+        if events.begun {
+            connection.opening = None;
+        }
+        if !connection.fill().await? {
+            if matches!(framing, Framing::UntilClose) {
+                break;
+            }
+            return Err("connection closed within an answer".to_owned());
+        }
+    }
+    if head.status != 200 {
+        return Err(format!("status {}", head.status));
+    }
+    if head.is_stream && !events.done {
+        return Err("stream ended without [DONE]".to_owned());
+    }
+    Ok(head.keep_alive && !matches!(framing, Framing::UntilClose))
+}
+
+fn take_head(buffer: &mut BytesMut) -> Result<Option<Head>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response
+        .parse(buffer)
+        .map_err(|error| format!("bad answer: {error}"))?;
+    let httparse::Status::Complete(length) = parsed else {
+        return Ok(None);
+    };
+    let mut head = Head {
+        status: response.code.unwrap_or(0),
+        framing: Framing::UntilClose,
+        is_stream: false,
+        keep_alive: true,
+    };
+    for header in response.headers {
+        let value = std::str::from_utf8(header.value).unwrap_or("").trim();
+        if header.name.eq_ignore_ascii_case("content-length") {
+            head.framing = Framing::Length(value.parse().map_err(|_| "bad content-length")?);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            head.framing = Framing::Chunked(ChunkPart::Size);
+        } else if header.name.eq_ignore_ascii_case("content-type") {
+            head.is_stream = value.starts_with("text/event-stream");
+        } else if header.name.eq_ignore_ascii_case("connection") {
+            head.keep_alive = !value.eq_ignore_ascii_case("close");
+        }
+    }
+    buffer.advance(length);
+    Ok(Some(head))
+}
+
+/// Passes on what body there is in the buffer; true at the body's end.
+fn take_body(
+    buffer: &mut BytesMut,
+    framing: &mut Framing,
+    body: &mut BodySink,
+) -> Result<bool, String> {
+    loop {
+        match framing {
+            Framing::UntilClose => {
+                body.take(buffer, buffer.len());
+                return Ok(false);
+            }
+            Framing::Length(left) => {
+                *left -= body.take(buffer, *left);
+                return Ok(*left == 0);
+            }
+            Framing::Chunked(ChunkPart::Size) => {
+                let Some(line_end) = memchr(b'\n', buffer) else {
+                    return Ok(false);
+                };
+                let line = std::str::from_utf8(&buffer[..line_end]).unwrap_or("");
+                let digits = line.split(';').next().unwrap_or("").trim();
+                let size = usize::from_str_radix(digits, 16)
+                    .map_err(|_| format!("bad chunk size {line:?}"))?;
+                buffer.advance(line_end + 1);
+                *framing = Framing::Chunked(match size {
+                    0 => ChunkPart::Trailer,
+                    size => ChunkPart::Data(size),
+                });
+            }
+            Framing::Chunked(ChunkPart::Data(left)) if *left > 0 => {
+                if buffer.is_empty() {
+                    return Ok(false);
+                }
+                *left -= body.take(buffer, *left);
+            }
+            Framing::Chunked(ChunkPart::Data(_)) => {
+                if buffer.len() < 2 {
+                    return Ok(false);
+                }
+                buffer.advance(2);
+                *framing = Framing::Chunked(ChunkPart::Size);
+            }
+            Framing::Chunked(ChunkPart::Trailer) => {
+                let Some(line_end) = memchr(b'\n', buffer) else {
+                    return Ok(false);
+                };
+                let blank = buffer[..line_end].trim_ascii().is_empty();
+                buffer.advance(line_end + 1);
+                if blank {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+}
+
+struct BodySink<'a, 'b> {
+    events: &'a mut Events<'b>,
+    now: u64,
+}
+
+impl BodySink<'_, '_> {
+    /// Takes up to `limit` bytes out of the buffer.
+    fn take(&mut self, buffer: &mut BytesMut, limit: usize) -> usize {
+        let count = limit.min(buffer.len());
+        self.events.bytes(&buffer[..count], self.now);
+        buffer.advance(count);
+        count
+    }
+}
+
+/// The server-sent events of one answer.
+struct Events<'a> {
+    is_stream: bool,
+    begun: bool,
+    done: bool,
+    sent: u64,
+    partial_line: Vec<u8>,
+    stats: &'a Shared,
+}
+
+impl<'a> Events<'a> {
+    fn new(is_stream: bool, sent: u64, stats: &'a Shared) -> Self {
+        let partial_line = Vec::new();
+        Self {
+            is_stream,
+            begun: false,
+            done: false,
+            sent,
+            partial_line,
+            stats,
+        }
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8], now: u64) {
+        self.stats.borrow_mut().body_bytes(bytes.len());
+        while let Some(line_end) = memchr(b'\n', bytes).filter(|_| self.is_stream) {
+            let (line, rest) = bytes.split_at(line_end + 1);
+            bytes = rest;
+            if self.partial_line.is_empty() {
+                self.line(line, now);
+            } else {
+                let mut whole = std::mem::take(&mut self.partial_line);
+                whole.extend_from_slice(line);
+                self.line(&whole, now);
+                whole.clear();
+                self.partial_line = whole;
+            }
+        }
+        if self.is_stream {
+            self.partial_line.extend_from_slice(bytes);
+        }
+    }
+
+    fn line(&mut self, line: &[u8], now: u64) {
+        let Some(data) = line.strip_prefix(b"data:") else {
+            return;
+        };
+        let mut stats = self.stats.borrow_mut();
+        if !self.begun {
+            self.begun = true;
+            stats.first_event(now - self.sent);
+        }
+        if let Some(stamped) = stamp::find(data) {
+            stats.chunk(now.saturating_sub(stamped));
+        } else if data.trim_ascii() == b"[DONE]" {
+            self.done = true;
+        }
+    }
+}
+
+impl Drop for Events<'_> {
+    fn drop(&mut self) {
+        if self.begun {
+            self.stats.borrow_mut().stream_ended();
+        }
+    }
+}

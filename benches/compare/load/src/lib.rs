@@ -1,0 +1,93 @@
+//! What the backend and the load client share.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Nanoseconds of a clock that all processes of the machine share.
+pub fn monotonic_ns() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it");
+    Duration::from(time).as_nanos() as u64
+}
+
+/// When a chunk was made, as text of the chunk: `@`, 19 digits, `@`. So it outlives proxies that
+/// take chunks apart. There is no other `@` in the traffic.
+pub mod stamp {
+    pub const DIGITS: usize = 19;
+
+    pub fn text(now_ns: u64) -> String {
+        format!("@{now_ns:019}@")
+    }
+
+    pub fn find(line: &[u8]) -> Option<u64> {
+        let start = memchr::memchr(b'@', line)? + 1;
+        let digits = line.get(start..start + DIGITS)?;
+        if line.get(start + DIGITS) != Some(&b'@') {
+            return None;
+        }
+        digits.iter().try_fold(0u64, |value, digit| {
+            digit
+                .is_ascii_digit()
+                .then(|| value * 10 + u64::from(digit - b'0'))
+        })
+    }
+}
+
+/// What stream the backend is to send. The request's system message says so, such as
+/// `mock:chunks=50,delay_us=20000`: messages get through every proxy, unknown fields don't.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StreamPlan {
+    pub chunks: u32,
+    pub delay: Duration,
+}
+
+impl StreamPlan {
+    pub const MARK: &'static str = "mock:chunks=";
+
+    pub fn as_text(&self) -> String {
+        format!(
+            "{}{},delay_us={}",
+            Self::MARK,
+            self.chunks,
+            self.delay.as_micros()
+        )
+    }
+
+    pub fn find(body: &[u8]) -> Option<Self> {
+        let start = memchr::memmem::find(body, Self::MARK.as_bytes())? + Self::MARK.len();
+        let (chunks, rest) = leading_number(&body[start..])?;
+        let (delay_us, _) = leading_number(rest.strip_prefix(b",delay_us=")?)?;
+        Some(Self {
+            chunks: chunks as u32,
+            delay: Duration::from_micros(delay_us),
+        })
+    }
+}
+
+fn leading_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let length = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = std::str::from_utf8(&text[..length]).ok()?.parse().ok()?;
+    Some((number, &text[length..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamp_round_trip() {
+        let line = format!("data: {{\"content\": \"{} word\"}}", stamp::text(1234));
+        assert_eq!(stamp::find(line.as_bytes()), Some(1234));
+        assert_eq!(stamp::find(b"data: [DONE]"), None);
+    }
+
+    #[test]
+    fn plan_round_trip() {
+        let plan = StreamPlan {
+            chunks: 50,
+            delay: Duration::from_micros(20_000),
+        };
+        let body = format!("{{\"content\": \"Hello. {}\"}}", plan.as_text());
+        assert_eq!(StreamPlan::find(body.as_bytes()), Some(plan));
+    }
+}
