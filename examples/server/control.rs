@@ -19,7 +19,7 @@ use crate::{
 /// How often `--watch` looks at the files.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Where the configuration comes from, at the start and at each reload.
+/// Where the configuration comes from.
 pub(crate) struct Source<'a> {
     pub(crate) arguments: &'a Arguments,
     /// The stand-in's, with `--demo`.
@@ -27,8 +27,12 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    pub(crate) fn load(&self) -> Result<Loaded, Box<dyn Error>> {
-        let mut loaded = self.arguments.load()?;
+    fn load(&self) -> Result<Loaded, Box<dyn Error>> {
+        self.redirect(self.arguments.load()?)
+    }
+
+    /// What was loaded, with all backends at the stand-in's address where there is one.
+    pub(crate) fn redirect(&self, mut loaded: Loaded) -> Result<Loaded, Box<dyn Error>> {
         if let Some(url) = &self.demo_url {
             loaded.config = loaded.config.with_backend_urls(url)?;
         }

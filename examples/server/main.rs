@@ -31,7 +31,7 @@ use tokio::{
 use tower_openai_proxy::OpenAiProxyLayer;
 
 use self::{
-    arguments::Arguments,
+    arguments::{Arguments, Loaded},
     control::{Current, Signals, Source, Watched},
 };
 
@@ -49,13 +49,18 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Before they are read, so that no change is missed.
+    let watched = Watched::new(arguments.watched());
     // Before anything is started.
-    if let Err(error) = arguments.load() {
-        eprintln!("{error}");
-        return ExitCode::from(2);
-    }
+    let loaded = match arguments.load() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
     log::start();
-    let result = run(&arguments);
+    let result = run(&arguments, watched, loaded);
     log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,7 +71,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn run(
+    arguments: &Arguments,
+    watched: Watched<'_>,
+    loaded: Loaded,
+) -> Result<(), Box<dyn std::error::Error>> {
     let source = Source {
         arguments,
         demo_url: match arguments.demo {
@@ -74,9 +83,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             false => None,
         },
     };
-    // Before they are read, so that no change is missed.
-    let watched = Watched::new(arguments.watched());
-    let loaded = source.load()?;
+    let loaded = source.redirect(loaded)?;
     let layer = OpenAiProxyLayer::from_config(loaded.config).with_health("/health");
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
     let listeners = listen::bind(arguments.listen, arguments.workers).map_err(|error| {
