@@ -146,6 +146,20 @@ impl RequestBody {
             if streamed.body.size_hint().lower() > streamed.max_bytes)
     }
 
+    /// Gives each piece of data that comes to `take`. Ready at the end, or with the first error.
+    pub(crate) fn poll_to_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(Bytes) -> Result<(), Error>,
+    ) -> Poll<Result<(), Error>> {
+        while let Some(frame) = ready!(Pin::new(&mut *self).poll_frame(cx)?) {
+            if let Ok(piece) = frame.into_data() {
+                take(piece)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads it to its end.
     pub(crate) fn hold(self) -> Hold {
         Hold {
@@ -265,12 +279,12 @@ impl Future for Hold {
     type Output = Result<Rope, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        while let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)?) {
-            if let Ok(piece) = frame.into_data() {
-                this.held.push(piece);
-            }
-        }
-        Poll::Ready(Ok(std::mem::take(&mut this.held).finish()))
+        let Self { body, held } = self.get_mut();
+        let take = |piece| {
+            held.push(piece);
+            Ok(())
+        };
+        ready!(body.poll_to_end(cx, take))?;
+        Poll::Ready(Ok(std::mem::take(held).finish()))
     }
 }

@@ -1,12 +1,11 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http::{Request, request::Parts};
-use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -47,12 +46,8 @@ struct Reading<S> {
 impl<S> Reading<S> {
     /// Reads the body to its end, or to where it turns out not to be a JSON object.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) {
-            if let Ok(piece) = frame.into_data() {
-                self.splice.feed(piece)?;
-            }
-        }
-        Poll::Ready(Ok(()))
+        let Self { body, splice, .. } = self;
+        body.poll_to_end(cx, |piece| Ok(splice.feed(piece)?))
     }
 }
 

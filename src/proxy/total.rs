@@ -43,11 +43,9 @@ where
         let watch = tokio::spawn(async move {
             sleep_until(deadline).await;
             let mut shared = lock(&watched);
-            if !shared.is_end() {
-                shared.body = None;
-                if let Some(reader) = shared.reader.take() {
-                    reader.wake();
-                }
+            shared.expire();
+            if let Some(reader) = shared.reader.take() {
+                reader.wake();
             }
         });
         Self {
@@ -61,6 +59,13 @@ where
 impl<B: Body> Shared<B> {
     fn is_end(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.is_end_stream())
+    }
+
+    /// Lets the body go, unless all of it has been read in time.
+    fn expire(&mut self) {
+        if !self.is_end() {
+            self.body = None;
+        }
     }
 }
 
@@ -82,7 +87,7 @@ where
         let mut shared = lock(&self.shared);
         // The task may not have come to it yet.
         if Instant::now() >= self.deadline {
-            shared.body = None;
+            shared.expire();
         }
         let Some(body) = &mut shared.body else {
             return Poll::Ready(Some(Err(Error::new(Kind::TotalTimeout))));
