@@ -452,16 +452,22 @@ async fn total_timeout_covers_failover() {
     assert!(!second.is_contacted().await);
 }
 
-/// Streams pieces with these pauses, until the proxy has had enough.
-async fn stream_for_ever(pause: Duration) {
+/// A client and its backend at the beginning of a stream, and the server between them.
+async fn stream_with(settings: &str) -> (Server, Wire, Wire) {
     let backend = Backend::start().await;
-    let server = Server::start(&config_with(&backend, r#""total_timeout":0.4"#));
+    let server = Server::start(&config_with(&backend, settings));
     let mut client = Wire::connect(server.address).await;
     client.send(post("{}")).await;
     let mut wire = asked(&backend).await;
     wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     client.head().await;
+    (server, client, wire)
+}
+
+/// Streams pieces with these pauses, until the proxy has had enough.
+async fn stream_for_ever(pause: Duration) {
+    let (_server, mut client, mut wire) = stream_with(r#""total_timeout":0.4"#).await;
     let streaming = async {
         while wire.stream.write_all(b"1\r\nx\r\n").await.is_ok() {
             // It becomes readable when it is closed.
@@ -514,14 +520,7 @@ async fn a_stream_that_never_pauses_is_cut_off_as_well() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_does_not_outlive_total_timeout() {
-    let backend = Backend::start().await;
-    let server = Server::start(&config_with(&backend, r#""total_timeout":0.5"#));
-    let mut client = Wire::connect(server.address).await;
-    client.send(post("{}")).await;
-    let mut wire = asked(&backend).await;
-    wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        .await;
-    client.head().await;
+    let (_server, mut client, mut wire) = stream_with(r#""total_timeout":0.5"#).await;
     // Until all buffers on the way are full.
     let flood = async {
         let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();

@@ -994,8 +994,8 @@ async fn a_body_that_is_not_as_long_as_announced_breaks_the_clients() {
 
 // Connections.
 
-#[tokio::test]
-async fn three_hundred_requests_at_a_time_wait_for_none_of_each_other() {
+/// A backend to which a connection is open already, which takes so many requests at a time.
+async fn with_a_connection_of_100_streams() -> (Http2Backend, Server) {
     let backend = Http2Backend::start_with(|builder| {
         builder.max_concurrent_streams(100);
     });
@@ -1004,6 +1004,12 @@ async fn three_hundred_requests_at_a_time_wait_for_none_of_each_other() {
     let mut first = client_of(&server, post("{}")).await;
     backend.asked().await.answer("");
     first.response().await;
+    (backend, server)
+}
+
+#[tokio::test]
+async fn three_hundred_requests_at_a_time_wait_for_none_of_each_other() {
+    let (mut backend, server) = with_a_connection_of_100_streams().await;
 
     // One after the other, but none is answered before the last has come.
     let mut clients = Vec::new();
@@ -1039,14 +1045,7 @@ async fn three_hundred_requests_at_a_time_wait_for_none_of_each_other() {
 
 #[tokio::test]
 async fn three_hundred_requests_at_once_wait_for_none_of_each_other() {
-    let backend = Http2Backend::start_with(|builder| {
-        builder.max_concurrent_streams(100);
-    });
-    let mut backend = backend.await;
-    let server = backend.server();
-    let mut first = client_of(&server, post("{}")).await;
-    backend.asked().await.answer("");
-    first.response().await;
+    let (mut backend, server) = with_a_connection_of_100_streams().await;
 
     let mut clients = Vec::new();
     for _ in 0..300 {
