@@ -34,7 +34,7 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(100);
 const BUFFER_SIZE: usize = 256 * 1024;
 
 /// The targets that may say more than `info`: they never print a header field or a body.
-const OWN_TARGETS: [&str; 2] = ["tower_openai_proxy", "server"];
+const OWN_TARGETS: [&str; 2] = ["tower_openai_proxy", "tower_openai_proxy_server"];
 
 static BUFFER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 

@@ -1,15 +1,4 @@
-//! Connections on which no request comes, on paused time: the server's own code, in this program.
-
-#[path = "../examples/server/http2.rs"]
-mod http2;
-#[path = "../examples/server/linger.rs"]
-mod linger;
-#[path = "../examples/server/serve.rs"]
-mod serve;
-#[path = "../examples/server/timer.rs"]
-mod timer;
-#[path = "../examples/server/tls.rs"]
-mod tls;
+//! Connections on which no request comes, on paused time.
 
 use std::{
     net::SocketAddr,
@@ -37,6 +26,8 @@ use tokio_rustls::{
     },
 };
 use tower_openai_proxy::{Config, OpenAiProxyLayer};
+
+use crate::{serve, tls};
 
 /// Starts the server on this program's runtime.
 fn start() -> SocketAddr {
@@ -272,7 +263,7 @@ async fn an_http2_connection_between_requests_lives_on_while_it_answers_pings() 
 // TLS.
 
 fn file(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/certificates");
     folder.join(name)
 }
 

@@ -19,6 +19,8 @@ mod linger;
 mod listen;
 mod log;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod tls;
 
@@ -40,7 +42,10 @@ use self::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+/// Runs the program: reads the command line, serves until it is told to end, and gives the exit status.
+///
+/// 0 after a drain, 2 where the command line or a file it names can't be used, 1 for anything else.
+pub fn main() -> ExitCode {
     let arguments = match Arguments::parse() {
         Ok(Some(arguments)) => arguments,
         Ok(None) => return ExitCode::SUCCESS,
