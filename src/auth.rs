@@ -37,14 +37,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, HeaderName, Request, header};
+use http::{HeaderMap, Request, header};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::error::{BoxError, Error, Kind};
-
-/// Azure's name for the field with the key.
-pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
+use crate::{
+    error::{BoxError, Error, Kind},
+    header::API_KEY,
+};
 
 /// Applies [`AuthPassthrough`] to a service.
 #[derive(Clone, Copy, Debug)]

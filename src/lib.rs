@@ -65,15 +65,20 @@
 pub mod auth;
 pub mod backend;
 pub mod body;
+mod clock;
 pub mod config;
 mod endpoint;
 pub mod error;
+mod exchange;
 pub mod forward;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod header;
+mod json;
 pub mod model;
 pub mod proxy;
+mod rope;
 pub mod route;
 pub mod timeout;
 

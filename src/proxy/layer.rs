@@ -14,7 +14,7 @@ use crate::{
     auth::{AuthPassthrough, AuthPassthroughLayer},
     backend::Backend,
     config::Config,
-    endpoint::Prefixes,
+    endpoint,
     forward::Forward,
     model::{ModelOverride, ModelOverrideLayer},
     route::{BackendRoute, BackendRouteLayer, Rule},
@@ -46,7 +46,7 @@ pub(super) struct Shared {
 /// What the host says, whatever the configuration is.
 #[derive(Clone, Default)]
 pub(super) struct Mount {
-    pub(super) prefixes: Prefixes,
+    pub(super) paths: endpoint::Mount,
     pub(super) health_path: Option<Arc<str>>,
     rule: Option<Arc<dyn Rule>>,
 }
@@ -105,8 +105,7 @@ impl<F> OpenAiProxyLayer<F> {
     /// ```
     #[must_use]
     pub fn with_prefixes<P: AsRef<str>>(self, prefixes: impl IntoIterator<Item = P>) -> Self {
-        let prefixes = Prefixes::new(prefixes);
-        self.mounted(|mount| mount.prefixes = prefixes)
+        self.mounted(|mount| mount.paths.set_prefixes(prefixes))
     }
 
     /// Answers `GET` and `HEAD` at this path, such as `/health`, with the state of the backends.

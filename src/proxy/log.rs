@@ -14,13 +14,17 @@ use tracing::{
     span::Entered,
 };
 
-use crate::{backend::Backend, error::Error, route::LastTried};
+use crate::{
+    backend::Backend,
+    error::{Error, Kind},
+    exchange,
+};
 
 /// One exchange, until it is logged: when it ends, or when it is dropped.
 pub(super) struct ExchangeLog {
     started: Instant,
     head: Option<Duration>,
-    backend: LastTried,
+    exchange: exchange::Handle,
     status: Option<StatusCode>,
     bytes: u64,
     is_logged: bool,
@@ -49,7 +53,7 @@ impl ExchangeLog {
         Some(Box::new(Self {
             started: Instant::now(),
             head: None,
-            backend: LastTried::default(),
+            exchange: exchange::Handle::observed(),
             status: None,
             bytes: 0,
             is_logged: false,
@@ -58,8 +62,12 @@ impl ExchangeLog {
     }
 
     /// To be put into the request's body.
-    pub(super) fn last_tried(&self) -> LastTried {
-        self.backend.clone()
+    pub(super) fn exchange(&self) -> exchange::Handle {
+        self.exchange.clone()
+    }
+
+    fn backend(&self) -> Option<Backend> {
+        self.exchange.attempts()?.last().cloned()
     }
 
     pub(super) fn enter(&self) -> Entered<'_> {
@@ -84,7 +92,7 @@ impl ExchangeLog {
     fn record<B>(&self, response: Option<&Response<B>>) {
         let status = self.status.map(|status| status.as_u16());
         self.span.record("http.response.status_code", status);
-        if let Some(backend) = self.backend.get() {
+        if let Some(backend) = self.backend() {
             let origin = backend.origin();
             if let Some(model) = backend.model() {
                 self.span.record("gen_ai.request.model", model);
@@ -126,17 +134,17 @@ impl ExchangeLog {
 
     fn failed(&mut self, error: &Error) {
         self.span.record("error.type", error.code());
-        self.end(error.outcome(), Some(error));
+        self.end(outcome(error), Some(error));
     }
 
-    fn end(&mut self, end: &'static str, error: Option<&Error>) {
+    fn end(&mut self, end: &str, error: Option<&Error>) {
         if std::mem::replace(&mut self.is_logged, true) {
             return;
         }
         let _entered = self.span.enter();
         let millis = |period: Duration| period.as_secs_f64() * 1e3;
         let cause = error.and_then(std::error::Error::source);
-        let backend = self.backend.get();
+        let backend = self.backend();
         tracing::info!(
             backend = backend.as_ref().map(Backend::name),
             status = self.status.map(|status| status.as_u16()),
@@ -153,5 +161,19 @@ impl ExchangeLog {
 impl Drop for ExchangeLog {
     fn drop(&mut self) {
         self.end("client left", None);
+    }
+}
+
+/// How an exchange ended, in a word or two.
+fn outcome(error: &Error) -> &str {
+    match error.kind() {
+        Kind::BodyIdle => "client idle_timeout",
+        Kind::BodyTruncated => "client broke off",
+        Kind::ConnectTimeout => "connect_timeout",
+        Kind::ResponseTimeout => "timeout",
+        Kind::TotalTimeout => "total_timeout",
+        Kind::BackendIdle => "idle_timeout",
+        Kind::Truncated => "backend broke off",
+        _ => error.code(),
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     body::RequestBody,
-    endpoint::Ours,
+    endpoint::PathMatch,
     error::{BoxError, Error, Kind},
     forward::Forward,
 };
@@ -80,36 +80,40 @@ where
         let mount = self.shared.mount();
         let ours = match *request.method() {
             // It asks for a tunnel to somewhere, not for a resource (RFC 9110, section 9.3.6).
-            Method::CONNECT => Ours::No,
-            _ => mount.prefixes.classify(request.uri().path()),
+            Method::CONNECT => PathMatch::Other,
+            _ => mount.paths.classify(request.uri().path()),
         };
         match ours {
-            Ours::Yes if self.shared.is_draining() => {
+            PathMatch::Endpoint(_) if self.shared.is_draining() => {
                 ResponseFuture::answer(Error::draining().to_response())
             }
-            Ours::Yes => {
+            PathMatch::Endpoint(matched) => {
                 self.refresh();
                 let settings = &*self.settings;
                 let log = ExchangeLog::start();
-                let request = request.map(|body| {
-                    RequestBody::new(body)
+                let mut request = request.map(|body| {
+                    let body = RequestBody::new(body)
                         .with_max_bytes(settings.max_body_bytes)
-                        .with_idle_timeout(settings.idle_timeout)
-                        .followed_by(log.as_ref().map(|log| log.last_tried()))
+                        .with_idle_timeout(settings.idle_timeout);
+                    match &log {
+                        Some(log) => body.in_exchange(log.exchange()),
+                        None => body,
+                    }
                 });
+                request.extensions_mut().insert(matched);
                 // Always ready, so it is called without asking.
                 let exchange = self.stack.call(request);
                 ResponseFuture::ours(exchange, settings.total_timeout, log)
             }
-            Ours::DotSegments => {
+            PathMatch::Unsafe => {
                 ResponseFuture::answer(Error::new(Kind::DotSegments).to_response())
             }
-            Ours::No if health::is_asked(&request, mount.health_path.as_deref()) => {
+            PathMatch::Other if health::is_asked(&request, mount.health_path.as_deref()) => {
                 let is_draining = self.shared.is_draining();
                 self.refresh();
                 ResponseFuture::answer(health::response(&self.settings.backends(), is_draining))
             }
-            Ours::No => ResponseFuture::wrapped(self.inner.call(request)),
+            PathMatch::Other => ResponseFuture::wrapped(self.inner.call(request)),
         }
     }
 }

@@ -219,7 +219,7 @@ async fn without_total_timeout_a_stream_lasts_for_ever() {
 async fn what_came_before_a_break_can_be_sent_first() {
     let (mut sender, body) = in_pieces();
     sender.send_data("piece".into()).await.unwrap();
-    sender.abort(Error::new(Kind::BrokeOff));
+    sender.abort(Error::new(Kind::Truncated));
     let response = ask("", Full::from("{}"), answering(body)).await;
     let mut body = response.into_body();
     let mut poll = || {
@@ -244,7 +244,7 @@ async fn a_body_that_breaks_off_has_not_ended() {
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
             self.0 = true;
-            Poll::Ready(Some(Err(Error::new(Kind::BrokeOff))))
+            Poll::Ready(Some(Err(Error::new(Kind::Truncated))))
         }
         fn is_end_stream(&self) -> bool {
             self.0

@@ -9,10 +9,10 @@ use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{Candidates, LastTried, Routes};
+use super::{Candidates, Routes};
 use crate::{
     backend::Backend,
-    body::{Hold, RequestBody, Rope},
+    body::{Buffer, RequestBody, Scan},
     error::{BoxError, Error},
 };
 
@@ -36,7 +36,7 @@ pin_project! {
     where
         S: Service<Request<RequestBody>>,
     {
-        Holding { body: Hold },
+        Buffering { body: Buffer },
         Trying {
             #[pin]
             attempt: Oneshot<S, Request<RequestBody>>,
@@ -48,8 +48,7 @@ pin_project! {
 
 struct Retry<S> {
     parts: Parts,
-    body: Rope,
-    last_tried: Option<LastTried>,
+    body: RequestBody,
     candidates: std::vec::IntoIter<Backend>,
     service: S,
 }
@@ -68,14 +67,20 @@ where
             Candidates::One(backend) => (State::trying(request, backend, service), None),
             Candidates::Several(candidates) => {
                 let (parts, body) = request.into_parts();
+                let is_overridden = |backend: &Backend| backend.model().is_some();
+                let scan = match candidates.as_slice() {
+                    all if all.iter().all(is_overridden) => Scan::Strict,
+                    some if some.iter().any(is_overridden) => Scan::Lenient,
+                    _ => Scan::No,
+                };
                 let retry = Retry {
                     parts,
-                    body: Rope::default(),
-                    last_tried: body.last_tried().cloned(),
+                    body: RequestBody::empty(),
                     candidates,
                     service,
                 };
-                (State::Holding { body: body.hold() }, Some(Box::new(retry)))
+                let body = body.buffer(scan);
+                (State::Buffering { body }, Some(Box::new(retry)))
             }
         };
         Self {
@@ -99,9 +104,7 @@ where
     S: Service<Request<RequestBody>>,
 {
     fn trying(mut request: Request<RequestBody>, backend: Backend, service: S) -> Self {
-        if let Some(last_tried) = request.body().last_tried() {
-            last_tried.set(&backend);
-        }
+        request.body().begin_attempt(&backend);
         request.extensions_mut().insert(backend.clone());
         State::Trying {
             attempt: service.oneshot(request),
@@ -116,7 +119,7 @@ where
 {
     fn next(&mut self) -> Option<State<S>> {
         let backend = self.candidates.next()?;
-        let body = RequestBody::from(self.body.clone()).followed_by(self.last_tried.clone());
+        let body = self.body.try_clone()?;
         let request = Request::from_parts(self.parts.clone(), body);
         Some(State::trying(request, backend, self.service.clone()))
     }
@@ -133,7 +136,7 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Holding { body } => {
+                StateProj::Buffering { body } => {
                     let body = ready!(Pin::new(body).poll(cx))?;
                     let retry = this.retry.as_mut();
                     retry.and_then(|retry| {

@@ -110,12 +110,12 @@ mod tests;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
@@ -125,10 +125,8 @@ use crate::{
     body::RequestBody,
     config::Config,
     error::{BoxError, Error, Kind},
+    header::X_PROXY_BACKEND,
 };
-
-/// Names the one backend a request is for. Not forwarded.
-pub(crate) const X_PROXY_BACKEND: HeaderName = HeaderName::from_static("x-proxy-backend");
 
 /// Applies [`BackendRoute`] to a service.
 #[derive(Clone)]
@@ -280,21 +278,6 @@ impl<S> fmt::Debug for BackendRoute<S> {
     }
 }
 
-/// Tells whoever put it into a request's body which backend was tried last.
-#[derive(Clone, Default)]
-pub(crate) struct LastTried(Arc<Mutex<Option<Backend>>>);
-
-impl LastTried {
-    fn set(&self, backend: &Backend) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend.clone());
-    }
-
-    pub(crate) fn get(&self) -> Option<Backend> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone()
-    }
-}
-
 /// The backends that a request may go to, in the order in which they are tried.
 enum Candidates {
     One(Backend),
@@ -316,7 +299,7 @@ impl Routes {
             (None, several) => several.to_vec(),
         };
         match &*order {
-            [] => Err(Error::new(Kind::NoBackend)),
+            [] => Err(Error::new(Kind::NoCandidate)),
             [only] => Ok(Candidates::One(only.clone())),
             _ => {
                 order.sort_by_cached_key(Backend::is_cooling_down);

@@ -150,11 +150,11 @@ async fn a_failure_after_the_request_was_sent_counts_but_stays() {
 async fn what_is_not_the_backends_fault_neither_counts_nor_moves_on() {
     for kind in [
         Kind::BodyTooLarge,
-        Kind::BodyBroken,
-        Kind::BodySilent,
-        Kind::BodyEncoded,
+        Kind::BodyTruncated,
+        Kind::BodyIdle,
+        Kind::UnsupportedContentEncoding,
         Kind::NotAJsonObject,
-        Kind::Foreign,
+        Kind::Internal,
     ] {
         let service = Scripted::new([Fail(kind)]);
         let layer = layer(&["a", "b"], "");

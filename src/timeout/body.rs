@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::clock::IdleClock;
 use crate::{
     backend::Backend,
+    clock::IdleClock,
     error::{BoxError, Error, Kind},
 };
 
@@ -47,10 +47,10 @@ where
         let frame = this.body.poll_frame(cx);
         if let Some((clock, backend)) = this.clock {
             if frame.is_ready() {
-                clock.moved();
+                clock.reset();
             } else {
-                ready!(clock.poll_silent(cx));
-                let error = Error::new(Kind::BackendSilent);
+                ready!(clock.poll_elapsed(cx));
+                let error = Error::new(Kind::BackendIdle);
                 return Poll::Ready(Some(Err(match backend {
                     Some(backend) => error.with_backend(backend),
                     None => error,

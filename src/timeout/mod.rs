@@ -30,8 +30,8 @@
 //! ```
 
 mod body;
-mod clock;
 mod future;
+mod head;
 #[cfg(test)]
 mod tests;
 
@@ -45,8 +45,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::{Layer, Service};
 
-use self::clock::HeadClock;
-pub(crate) use self::clock::{IdleClock, Progress};
+use self::head::HeadClock;
 pub use self::{body::TimeoutBody, future::ResponseFuture};
 use crate::{
     backend::Backend,
@@ -135,12 +134,11 @@ where
             },
             None => self.periods,
         };
-        let request = request.map(RequestBody::new);
-        let clock = periods.response_head.map(HeadClock::new);
-        let request = match &clock {
-            Some(clock) => request.map(|body| body.watched_by(clock.progress())),
-            None => request,
-        };
+        let mut request = request.map(RequestBody::new);
+        let exchange = |request: &mut Request<RequestBody>| request.body_mut().exchange_mut().clone();
+        let clock = periods
+            .response_head
+            .map(|period| HeadClock::new(period, exchange(&mut request)));
         ResponseFuture::new(self.inner.call(request), clock, periods.idle, backend)
     }
 }

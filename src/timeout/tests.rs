@@ -272,7 +272,7 @@ async fn a_silence_that_lasts_too_long_is_an_error() {
     let piece = after(0, body.frame()).await.unwrap().unwrap();
     assert_eq!(piece.into_data().unwrap(), "piece");
     assert!(after(5, body.frame()).await.unwrap().is_err());
-    sender.abort(Error::new(Kind::BrokeOff));
+    sender.abort(Error::new(Kind::Truncated));
 }
 
 #[tokio::test(start_paused = true)]
@@ -399,7 +399,7 @@ async fn a_body_passes_as_it_is() {
     assert!(body.frame().await.is_none());
 
     let (sender, mut body) = response_in_pieces().await;
-    sender.abort(Error::new(Kind::BrokeOff));
+    sender.abort(Error::new(Kind::Truncated));
     let error = body.frame().await.unwrap().unwrap_err();
     assert_eq!(error.code(), "connection_terminated");
 

@@ -19,14 +19,13 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Uri,
-    uri::{PathAndQuery, Scheme},
+    uri::Scheme,
 };
 use tokio::time::Instant;
 
 use crate::{
     config::{BackendSettings, Config},
-    endpoint,
-    model::splice,
+    json,
 };
 
 /// One backend of the configuration. Cheap to clone.
@@ -119,7 +118,7 @@ impl Backend {
             query: url.query().map(Into::into),
             model: backend.model.as_deref().map(|name| Model {
                 name: name.into(),
-                json: splice::json_string(name),
+                json: json::string(name),
             }),
             timeouts: Timeouts {
                 connect: settings.connect_timeout.min(response_head),
@@ -183,14 +182,14 @@ impl Backend {
         self.0.credential.as_ref()
     }
 
-    /// Writes the request target (RFC 9112, section 3.2.1) for a path of the endpoint: the base
-    /// URL's path, then what the request's has from `/chat/completions` on, and both queries.
-    pub(crate) fn write_target(&self, request: &Uri, target: &mut Vec<u8>) {
+    /// Writes the request target (RFC 9112, section 3.2.1) for a path below the prefix: the base
+    /// URL's path, that path, and both queries.
+    pub(crate) fn write_target(&self, path: &str, query: Option<&str>, target: &mut Vec<u8>) {
         target.extend_from_slice(self.0.base_path.as_bytes());
-        target.extend_from_slice(endpoint::within(request.path()).as_bytes());
+        target.extend_from_slice(path.as_bytes());
         let queries = [
             self.0.query.as_deref(),
-            request.path_and_query().and_then(PathAndQuery::query),
+            query,
         ];
         let mut separator = b'?';
         for query in queries

@@ -10,10 +10,10 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{NotAnObject, Pieces, Splice, json_string};
+use super::{Invalid, Pieces, Splice, json_string};
 
 /// Feeds the pieces of a document, the model of which becomes `x`.
-fn feed(pieces: impl IntoIterator<Item = Bytes>) -> Result<Pieces, NotAnObject> {
+fn feed(pieces: impl IntoIterator<Item = Bytes>) -> Result<Pieces, Invalid> {
     let mut splice = Splice::new(json_string("x"));
     for piece in pieces {
         splice.feed(piece)?;
@@ -22,7 +22,7 @@ fn feed(pieces: impl IntoIterator<Item = Bytes>) -> Result<Pieces, NotAnObject> 
 }
 
 /// The document of which these are the pieces, with its model replaced by `x`.
-fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, NotAnObject> {
+fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, Invalid> {
     let mut pieces = feed(pieces)?;
     let mut remaining = pieces.remaining();
     let mut new = Vec::new();
@@ -37,12 +37,12 @@ fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, Not
 }
 
 /// `body` with its model replaced by `x`.
-fn splice(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
+fn splice(body: &[u8]) -> Result<Vec<u8>, Invalid> {
     splice_pieces([Bytes::copy_from_slice(body)])
 }
 
 /// The same. Checks that it comes out so wherever the body is cut in two, and cut into bytes.
-fn splice_cut(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
+fn splice_cut(body: &[u8]) -> Result<Vec<u8>, Invalid> {
     let whole = splice(body);
     let body = Bytes::copy_from_slice(body);
     let text = body.escape_ascii();

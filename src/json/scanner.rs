@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::{
-    NotAnObject,
+    Invalid,
     key::Key,
     nesting::Nesting,
     text::{Escape, Text},
@@ -10,7 +10,7 @@ use super::{
 
 /// Finds the models of a document that comes in pieces, cut anywhere.
 #[derive(Default)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     state: State,
     /// What has been read of an escape, a number or a literal, where the state is in one.
     escape: Escape,
@@ -28,12 +28,12 @@ pub(super) struct Scanner {
 }
 
 #[derive(Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Where the models' values stand.
-    pub(super) models: Vec<Range<usize>>,
+    pub(crate) models: Vec<Range<usize>>,
     /// Just behind the opening brace.
-    pub(super) inside: usize,
-    pub(super) is_empty: bool,
+    pub(crate) inside: usize,
+    pub(crate) is_empty: bool,
 }
 
 /// What comes next, by the grammar of RFC 8259.
@@ -93,7 +93,7 @@ struct Literal {
 }
 
 impl Scanner {
-    pub(super) fn feed(&mut self, piece: &[u8]) -> Result<(), NotAnObject> {
+    pub(crate) fn feed(&mut self, piece: &[u8]) -> Result<(), Invalid> {
         let mut text = Text::new(piece);
         let mut state = self.state;
         while text.peek().is_some() {
@@ -113,7 +113,7 @@ impl Scanner {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<Found, NotAnObject> {
+    pub(crate) fn finish(self) -> Result<Found, Invalid> {
         match self.state {
             State::End => Ok(self.found),
             state => Err(self.unexpected(state, self.offset)),
@@ -122,7 +122,7 @@ impl Scanner {
 
     /// Moves past one byte between strings, numbers and literals, or into one of them.
     #[inline(always)]
-    fn token(&mut self, state: State, byte: u8, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn token(&mut self, state: State, byte: u8, text: &mut Text<'_>) -> Result<State, Invalid> {
         let at = self.offset + text.at();
         text.advance();
         Ok(match state {
@@ -156,7 +156,7 @@ impl Scanner {
         State::KeyString
     }
 
-    fn value(&mut self, state: State, first: u8, at: usize) -> Result<State, NotAnObject> {
+    fn value(&mut self, state: State, first: u8, at: usize) -> Result<State, Invalid> {
         if self.is_outermost() {
             self.value_start = at;
         }
@@ -213,7 +213,7 @@ impl Scanner {
         self.open.depth() == 1
     }
 
-    fn key_string(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn key_string(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         let start = text.at();
         let is_whole = self.string(text)?;
         if self.is_outermost() {
@@ -224,12 +224,12 @@ impl Scanner {
         }
         text.advance();
         if self.is_outermost() && self.key.has_lone_surrogate() {
-            return Err(NotAnObject::new("lone surrogate in a key", self.key_start));
+            return Err(Invalid::new("lone surrogate in a key", self.key_start));
         }
         Ok(State::Colon)
     }
 
-    fn value_string(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn value_string(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         if !self.string(text)? {
             return Ok(State::ValueString);
         }
@@ -238,7 +238,7 @@ impl Scanner {
     }
 
     /// Moves on in a string: to its end, or to the piece's. Returns whether it is the string's.
-    fn string(&mut self, text: &mut Text<'_>) -> Result<bool, NotAnObject> {
+    fn string(&mut self, text: &mut Text<'_>) -> Result<bool, Invalid> {
         let start = text.at();
         let (escape, is_ascii) = text.string(self.escape);
         self.escape = escape;
@@ -250,23 +250,23 @@ impl Scanner {
         match next {
             None => Ok(false),
             Some(b'"') if escape == 0 => Ok(true),
-            Some(_) if escape == 0 => Err(NotAnObject::new("control character in a string", at)),
-            Some(_) => Err(NotAnObject::new("invalid escape", at - usize::from(escape))),
+            Some(_) if escape == 0 => Err(Invalid::new("control character in a string", at)),
+            Some(_) => Err(Invalid::new("invalid escape", at - usize::from(escape))),
         }
     }
 
     /// Checks what has been read of a string, to its end or `is_cut`.
-    fn check_utf8(&mut self, read: &[u8], at: usize, is_cut: bool) -> Result<(), NotAnObject> {
+    fn check_utf8(&mut self, read: &[u8], at: usize, is_cut: bool) -> Result<(), Invalid> {
         let checked = self.utf8.read(read, at);
         let begun = self.utf8.begun();
         match checked {
             Ok(()) if is_cut || begun == 0 => Ok(()),
-            Ok(()) => Err(NotAnObject::new("invalid UTF-8", at + read.len() - begun)),
-            Err(at) => Err(NotAnObject::new("invalid UTF-8", at)),
+            Ok(()) => Err(Invalid::new("invalid UTF-8", at + read.len() - begun)),
+            Err(at) => Err(Invalid::new("invalid UTF-8", at)),
         }
     }
 
-    fn number(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn number(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         use Number::*;
 
         while let Some(byte) = text.peek() {
@@ -284,7 +284,7 @@ impl Scanner {
                 (E | Sign, b'0'..=b'9') => Exp,
                 (Zero | Int | Frac | Exp, _) => return Ok(self.end_value(self.offset + text.at())),
                 (Minus | Point | E | Sign, _) => {
-                    return Err(NotAnObject::new(
+                    return Err(Invalid::new(
                         "expected a digit",
                         self.offset + text.at(),
                     ));
@@ -295,7 +295,7 @@ impl Scanner {
         Ok(State::Number)
     }
 
-    fn literal(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn literal(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         while let Some(&expected) = self.literal.name.get(self.literal.read) {
             match text.peek() {
                 Some(byte) if byte == expected => text.advance(),
@@ -309,7 +309,7 @@ impl Scanner {
 
     /// The error that the document has an unexpected byte, or its end, `at` this place.
     #[cold]
-    fn unexpected(&self, state: State, at: usize) -> NotAnObject {
+    fn unexpected(&self, state: State, at: usize) -> Invalid {
         let what = match state {
             State::Object => "expected `{`",
             State::FirstKey | State::Key => "expected a key",
@@ -318,13 +318,13 @@ impl Scanner {
             State::End => "expected the end",
             State::KeyString | State::ValueString if self.escape == 0 => "string without an end",
             State::KeyString | State::ValueString => {
-                return NotAnObject::new("invalid escape", at - usize::from(self.escape));
+                return Invalid::new("invalid escape", at - usize::from(self.escape));
             }
-            State::Literal => return NotAnObject::new("expected a value", at - self.literal.read),
+            State::Literal => return Invalid::new("expected a value", at - self.literal.read),
             State::Number if !self.number.is_whole() => "expected a digit",
             State::Comma | State::Number if self.open.in_object() => "expected `,` or `}`",
             State::Comma | State::Number => "expected `,` or `]`",
         };
-        NotAnObject::new(what, at)
+        Invalid::new(what, at)
     }
 }

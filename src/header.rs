@@ -1,8 +1,12 @@
-//! Which header fields are passed on (RFC 9110, section 7.6.1). Pure functions.
+//! Header fields: names, and which of them concern one connection only (RFC 9110, section 7.6.1).
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::{auth::API_KEY, backend::Backend, route::X_PROXY_BACKEND};
+/// Azure's name for the field with the key.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// Selects the one backend of a request, by its name. Not forwarded.
+pub(crate) const X_PROXY_BACKEND: HeaderName = HeaderName::from_static("x-proxy-backend");
 
 /// Fields that concern one connection, not the message.
 pub(crate) fn is_hop_by_hop(name: &str) -> bool {
@@ -67,18 +71,6 @@ impl<'a> Nominated<'a> {
             }
         }
         headers
-    }
-}
-
-/// Whether a field of a request isn't for this backend, whatever its value: it concerns the
-/// connection or the proxy, or the backend's own takes its place.
-pub(crate) fn stays_here(name: &HeaderName, nominated: &Nominated<'_>, backend: &Backend) -> bool {
-    match *name {
-        header::HOST => true,
-        header::AUTHORIZATION if backend.credential().is_some() => true,
-        _ if *name == API_KEY && backend.credential().is_some() => true,
-        _ if *name == X_PROXY_BACKEND => true,
-        _ => is_hop_by_hop(name.as_str()) || nominated.contains(name.as_str()),
     }
 }
 
