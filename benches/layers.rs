@@ -73,7 +73,7 @@ mod stage {
 
     #[divan::bench]
     fn model_replaced(bencher: Bencher<'_, '_>) {
-        let layer = ModelOverrideLayer::to("llama3.2");
+        let layer = ModelOverrideLayer::with_default_model("llama3.2");
         exchanges(bencher, layer.layer(service_fn(answer)), request);
     }
 
@@ -169,7 +169,7 @@ mod splice {
         let body = format!(r#"{{"model":"gpt-4o","stream":true,"messages":[{turns}{last}]}}"#);
         let body = Bytes::from(body);
         let bytes = BytesCount::new(body.len());
-        let layer = ModelOverrideLayer::to("llama3.2");
+        let layer = ModelOverrideLayer::with_default_model("llama3.2");
         let request = move || post(body.clone());
         exchanges(
             bencher.counter(bytes),

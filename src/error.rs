@@ -26,7 +26,7 @@
 //! use tower_openai_proxy::Error;
 //!
 //! let wait = Duration::from_millis(1500);
-//! let response = Error::too_many_requests().with_retry_after(wait).to_response::<String>();
+//! let response = Error::too_many_requests().with_retry_after(wait).to_response::<Bytes>();
 //!
 //! assert_eq!(response.status(), 429);
 //! assert_eq!(response.headers()["retry-after"], "2");
@@ -34,7 +34,7 @@
 //! let error = Error::custom(http::StatusCode::TOO_MANY_REQUESTS, "insufficient_quota")
 //!     .with_type("insufficient_quota")
 //!     .with_message("You exceeded your monthly budget.");
-//! assert!(error.to_response::<String>().body().contains(r#""code":"insufficient_quota""#));
+//! assert!(error.to_response::<Bytes>().body().ends_with(br#""code":"insufficient_quota"}}"#));
 //! ```
 //!
 //! [OpenAI API's errors]: https://platform.openai.com/docs/guides/error-codes

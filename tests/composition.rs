@@ -108,7 +108,7 @@ async fn the_model_override_alone_stands_before_a_client_of_ones_own() {
     let backend = Backend::start().await;
     let client = Client::builder(TokioExecutor::new()).build_http::<RequestBody>();
     let service = ServiceBuilder::new()
-        .layer(ModelOverrideLayer::to("gpt-4o"))
+        .layer(ModelOverrideLayer::with_default_model("gpt-4o"))
         .service(client);
     let request = |body: &'static str| {
         let url = format!("{}/chat/completions", backend.url());
@@ -284,7 +284,7 @@ async fn between_route_and_clocks_waiting_for_a_place_is_no_backends_silence() {
 
 /// Answers what load_shed refuses.
 async fn overloaded(_: BoxError) -> Response<Body> {
-    Error::overloaded().to_response().map(Body::from)
+    Error::overloaded().to_response()
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn a_rate_limiter_above_the_whole_says_when_to_come_back() {
                 Err(_) => {
                     let error = Error::too_many_requests();
                     let error = error.with_retry_after(Duration::from_millis(1001));
-                    error.to_response().map(Body::from)
+                    error.to_response()
                 }
             }
         }
@@ -390,7 +390,7 @@ fn retry_after_is_in_whole_seconds_rounded_up() {
         (Duration::MAX, "18446744073709551615"),
     ] {
         for error in [Error::overloaded(), Error::too_many_requests()] {
-            let response = error.with_retry_after(wait).to_response();
+            let response = error.with_retry_after(wait).to_response::<Body>();
             assert_eq!(response.headers()["retry-after"], expected);
         }
     }

@@ -17,10 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Uri,
-    uri::Scheme,
-};
+use http::{HeaderValue, Uri, uri::Scheme};
 use tokio::time::Instant;
 
 use crate::{
@@ -187,10 +184,7 @@ impl Backend {
     pub(crate) fn write_target(&self, path: &str, query: Option<&str>, target: &mut Vec<u8>) {
         target.extend_from_slice(self.0.base_path.as_bytes());
         target.extend_from_slice(path.as_bytes());
-        let queries = [
-            self.0.query.as_deref(),
-            query,
-        ];
+        let queries = [self.0.query.as_deref(), query];
         let mut separator = b'?';
         for query in queries
             .into_iter()

@@ -277,7 +277,8 @@ impl Streamed {
             idle.reset();
         }
         Poll::Ready(frame.map(|frame| {
-            let frame = frame.map_err(|error| Error::new(Kind::BodyTruncated).with_source(error))?;
+            let frame =
+                frame.map_err(|error| Error::new(Kind::BodyTruncated).with_source(error))?;
             let length = frame.data_ref().map_or(0, |data| data.len() as u64);
             self.max_bytes = self
                 .max_bytes

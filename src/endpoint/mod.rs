@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use http::{Extensions, Uri};
 
-use self::path::{has_dot_segment, matches_exactly};
 pub(crate) use self::path::{PathPattern, find_match};
+use self::path::{has_dot_segment, matches_exactly};
 
 const CHAT_COMPLETIONS: &str = "/chat/completions";
 
@@ -69,10 +69,17 @@ pub(crate) struct Mount {
 impl Default for Mount {
     /// Chat completions, below `/` and `/v1`.
     fn default() -> Self {
-        let patterns = [CHAT_COMPLETIONS, "/chat/completions/*", "/chat/completions/"];
+        let patterns = [
+            CHAT_COMPLETIONS,
+            "/chat/completions/*",
+            "/chat/completions/",
+        ];
         Self {
             prefixes: normalize_prefixes(["", USUAL_PREFIX]),
-            paths: patterns.into_iter().filter_map(PathPattern::parse).collect(),
+            paths: patterns
+                .into_iter()
+                .filter_map(PathPattern::parse)
+                .collect(),
         }
     }
 }

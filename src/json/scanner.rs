@@ -1,5 +1,7 @@
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::{
     Invalid,
     key::Key,
@@ -34,6 +36,19 @@ pub(crate) struct Found {
     /// Just behind the opening brace.
     pub(crate) inside: usize,
     pub(crate) is_empty: bool,
+}
+
+impl Found {
+    /// What to replace, and with what, so that the document has this model: each value of a `model`
+    /// key or, where there is none, the place for one.
+    pub(crate) fn with_model(&self, model_json: Bytes) -> (Vec<Range<usize>>, Bytes) {
+        if !self.models.is_empty() {
+            return (self.models.clone(), model_json);
+        }
+        let comma = if self.is_empty { "" } else { "," };
+        let member = [b"\"model\":", &model_json[..], comma.as_bytes()].concat();
+        (vec![self.inside..self.inside], member.into())
+    }
 }
 
 /// What comes next, by the grammar of RFC 8259.
@@ -284,10 +299,7 @@ impl Scanner {
                 (E | Sign, b'0'..=b'9') => Exp,
                 (Zero | Int | Frac | Exp, _) => return Ok(self.end_value(self.offset + text.at())),
                 (Minus | Point | E | Sign, _) => {
-                    return Err(Invalid::new(
-                        "expected a digit",
-                        self.offset + text.at(),
-                    ));
+                    return Err(Invalid::new("expected a digit", self.offset + text.at()));
                 }
             };
             text.advance();

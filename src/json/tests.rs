@@ -10,15 +10,19 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{Invalid, Pieces, Splice, json_string};
+use super::{Invalid, Scanner, string};
+use crate::rope::{Replaced, RopeBuilder};
 
-/// Feeds the pieces of a document, the model of which becomes `x`.
-fn feed(pieces: impl IntoIterator<Item = Bytes>) -> Result<Pieces, Invalid> {
-    let mut splice = Splice::new(json_string("x"));
-    for piece in pieces {
-        splice.feed(piece)?;
+/// Scans the chunks of a document and replaces its model by `x`.
+fn feed(chunks: impl IntoIterator<Item = Bytes>) -> Result<Replaced, Invalid> {
+    let (mut scanner, mut rope) = (Scanner::default(), RopeBuilder::default());
+    for chunk in chunks {
+        scanner.feed(&chunk)?;
+        rope.push(chunk);
     }
-    splice.finish()
+    let found = scanner.finish()?;
+    let (spans, with) = found.with_model(string("x"));
+    Ok(Replaced::new(rope.finish(), spans, with))
 }
 
 /// The document of which these are the pieces, with its model replaced by `x`.

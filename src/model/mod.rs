@@ -177,13 +177,7 @@ fn replaced(
         return Ok(Request::from_parts(parts, body));
     };
     let found = found.as_ref().map_err(|invalid| invalid.clone())?;
-    let mut spans = found.models.clone();
-    let mut with = model_json;
-    if spans.is_empty() {
-        spans.push(found.inside..found.inside);
-        let comma = if found.is_empty { "" } else { "," };
-        with = [b"\"model\":", &with[..], comma.as_bytes()].concat().into();
-    }
+    let (spans, with) = found.with_model(model_json);
     let body = body.replace(spans, with);
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
         let length = HeaderValue::from(body.size_hint().lower());

@@ -12,7 +12,7 @@ const SMALL: usize = 4 * 1024;
 const JOINED: usize = 32 * 1024;
 
 /// Handed on are pieces of at most this size, so that progress can be seen.
-const PIECE: usize = 512 * 1024;
+pub(crate) const PIECE: usize = 512 * 1024;
 
 /// Immutable bytes that needn't be in one place. A clone shares them.
 #[derive(Clone, Default)]

@@ -135,7 +135,8 @@ where
             None => self.periods,
         };
         let mut request = request.map(RequestBody::new);
-        let exchange = |request: &mut Request<RequestBody>| request.body_mut().exchange_mut().clone();
+        let exchange =
+            |request: &mut Request<RequestBody>| request.body_mut().exchange_mut().clone();
         let clock = periods
             .response_head
             .map(|period| HeadClock::new(period, exchange(&mut request)));

@@ -10,8 +10,12 @@ use http_body_util::{BodyExt, Channel, Empty, Full, channel::Sender};
 use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
 
-use super::{clock::Timer, *};
-use crate::{config::Config, error::Kind};
+use super::*;
+use crate::{
+    clock::{IdleClock, Timer},
+    config::Config,
+    error::Kind,
+};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -415,12 +419,12 @@ async fn a_body_passes_as_it_is() {
 async fn an_idle_clock_runs_from_the_first_time_it_is_asked() {
     let mut clock = IdleClock::new(secs(5));
     sleep(100).await;
-    after(5, poll_fn(|cx| clock.poll_silent(cx))).await;
+    after(5, poll_fn(|cx| clock.poll_elapsed(cx))).await;
     // It stays so until something moves.
-    after(0, poll_fn(|cx| clock.poll_silent(cx))).await;
-    clock.moved();
+    after(0, poll_fn(|cx| clock.poll_elapsed(cx))).await;
+    clock.reset();
     sleep(100).await;
-    after(5, poll_fn(|cx| clock.poll_silent(cx))).await;
+    after(5, poll_fn(|cx| clock.poll_elapsed(cx))).await;
 }
 
 #[tokio::test(start_paused = true)]
