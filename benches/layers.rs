@@ -103,19 +103,25 @@ mod stack {
 
     #[divan::bench]
     fn model_kept(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, ""), service_fn(answer));
+        let layer = OpenAiProxyLayer::builder(config(1, ""))
+            .forward(service_fn(answer))
+            .build();
         exchanges(bencher, layer.layer(service_fn(answer)), request);
     }
 
     #[divan::bench]
     fn model_replaced(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, "llama3.2"), service_fn(answer));
+        let layer = OpenAiProxyLayer::builder(config(1, "llama3.2"))
+            .forward(service_fn(answer))
+            .build();
         exchanges(bencher, layer.layer(service_fn(answer)), request);
     }
 
     #[divan::bench]
     fn another_route(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, ""), service_fn(answer));
+        let layer = OpenAiProxyLayer::builder(config(1, ""))
+            .forward(service_fn(answer))
+            .build();
         let elsewhere = || {
             let mut request = request();
             *request.uri_mut() = "/some/other/route".parse().expect("a path");
@@ -136,7 +142,9 @@ mod stream {
 
     #[divan::bench]
     fn stack(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, ""), service_fn(stream));
+        let layer = OpenAiProxyLayer::builder(config(1, ""))
+            .forward(service_fn(stream))
+            .build();
         bodies(bencher, layer.layer(service_fn(answer)));
     }
 }

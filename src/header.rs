@@ -5,6 +5,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// Azure's name for the field with the key.
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
+/// The name that Anthropic's and Google's gateways have for it.
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Whether a field holds a client's key.
+pub(crate) fn is_credential(name: &HeaderName) -> bool {
+    *name == header::AUTHORIZATION || *name == API_KEY || *name == X_API_KEY
+}
+
 /// Selects the one backend of a request, by its name. Not forwarded.
 pub(crate) const X_PROXY_BACKEND: HeaderName = HeaderName::from_static("x-proxy-backend");
 

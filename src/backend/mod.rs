@@ -1,14 +1,33 @@
-//! What one backend is, and whether it just failed.
+//! One backend of the configuration, and its health.
 //!
-//! A [`Backend`] travels with the request as an extension: the route stage puts it there, the stages
-//! below read what concerns them (model, timeouts, where to send). It travels back with the
-//! response, so that other middleware can tell who answered.
+//! A [`Backend`] travels with the request as an extension: the route stage puts it there, and the
+//! stages below read what concerns them (model, timeouts, URL). It is in the response's extensions
+//! too, the proxy's own error responses included, so that other middleware can tell which one
+//! answered:
+//!
+//! ```
+//! use tower_openai_proxy::{BackendConfig, BackendRouteLayer, Config};
+//!
+//! let config = Config::builder()
+//!     .backend(BackendConfig::new("local", "http://127.0.0.1:11434/v1").model("llama3.2"))
+//!     .build()?;
+//! let route = BackendRouteLayer::from_config(&config);
+//! let [backend] = route.backends() else { unreachable!() };
+//!
+//! assert_eq!(backend.name(), "local");
+//! assert_eq!(backend.model(), Some("llama3.2"));
+//! assert_eq!(backend.url(), "http://127.0.0.1:11434/v1");
+//! assert_eq!(backend.timeouts().response_head.as_secs(), 600);
+//! assert!(!backend.is_cooling_down());
+//! # Ok::<(), tower_openai_proxy::ConfigError>(())
+//! ```
 
 #[cfg(test)]
 mod tests;
 
 use std::{
     fmt,
+    hash::{Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -28,12 +47,14 @@ use crate::{
 /// One backend of the configuration. Cheap to clone.
 ///
 /// Found in the extensions of a request below [`BackendRoute`](crate::BackendRoute), and in those of
-/// a response above it.
+/// a response above it. Two are equal if they have the same name and URL, so a reload that changes
+/// something else of a backend leaves it the key of a map.
 #[derive(Clone)]
 pub struct Backend(Arc<Inner>);
 
 struct Inner {
     name: Box<str>,
+    url: Uri,
     origin: Origin,
     host: HeaderValue,
     /// Path before `/chat/completions`, without a trailing slash.
@@ -43,9 +64,27 @@ struct Inner {
     timeouts: Timeouts,
     credential: Option<HeaderValue>,
     cooldown: Duration,
+    health: Arc<Health>,
+}
+
+/// What is known of a backend. A reload keeps it.
+struct Health {
     born: Instant,
     /// Milliseconds after `born` until which the backend is tried last.
     cooling_until: AtomicU64,
+}
+
+impl Health {
+    fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            cooling_until: AtomicU64::new(0),
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
 }
 
 /// Where connections go: what two backends must share to share connections.
@@ -79,24 +118,30 @@ pub(crate) struct Model {
     pub(crate) json: Bytes,
 }
 
-/// The clocks of one backend.
+/// The timeouts of one backend.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Timeouts {
-    pub(crate) connect: Duration,
-    pub(crate) response_head: Duration,
-    pub(crate) idle: Duration,
+#[non_exhaustive]
+pub struct Timeouts {
+    /// For connecting, TLS included: `connect_timeout`, or `response_head` where that is shorter.
+    pub connect: Duration,
+    /// From having sent the whole request to the response headers: `timeout`.
+    pub response_head: Duration,
+    /// Between two chunks of a body: `idle_timeout`.
+    pub idle: Duration,
 }
 
 impl Backend {
     /// The backends of a configuration that can be used, in its order.
-    pub(crate) fn all(config: &Config) -> Arc<[Backend]> {
+    ///
+    /// Those that equal one of `previous` keep its health.
+    pub(crate) fn all(config: &Config, previous: &[Backend]) -> Arc<[Backend]> {
         let backends = config.backends.iter();
         backends
-            .filter_map(|backend| Self::new(backend, config))
+            .filter_map(|backend| Self::new(backend, config, previous))
             .collect()
     }
 
-    fn new(backend: &BackendSettings, config: &Config) -> Option<Self> {
+    fn new(backend: &BackendSettings, config: &Config, previous: &[Backend]) -> Option<Self> {
         let url = backend.url.as_ref()?;
         let settings = &config.settings;
         let authority = url.authority()?;
@@ -109,6 +154,7 @@ impl Backend {
         let response_head = backend.timeout.unwrap_or(settings.timeout);
         Some(Self(Arc::new(Inner {
             name: backend.name.clone(),
+            url: url.clone(),
             origin: Origin(Arc::new(origin)),
             host: HeaderValue::try_from(authority.as_str()).ok()?,
             base_path: url.path().trim_end_matches('/').into(),
@@ -124,8 +170,10 @@ impl Backend {
             },
             credential: backend.credential.clone(),
             cooldown: settings.cooldown,
-            born: Instant::now(),
-            cooling_until: AtomicU64::new(0),
+            health: previous
+                .iter()
+                .find(|known| known.0.name == backend.name && known.0.url == *url)
+                .map_or_else(|| Arc::new(Health::new()), |known| known.0.health.clone()),
         })))
     }
 
@@ -139,32 +187,38 @@ impl Backend {
         Some(&self.model_override()?.name)
     }
 
-    /// Whether it failed less than `cooldown` ago (no connection, broken off before a response's
-    /// head, no head in time, or a status of `failover_on`), so that the others are tried first.
+    /// The base URL as configured. Its query may hold a key.
+    pub fn url(&self) -> &Uri {
+        &self.0.url
+    }
+
+    /// Its timeouts.
+    pub fn timeouts(&self) -> Timeouts {
+        self.0.timeouts
+    }
+
+    /// Whether it failed less than `cooldown` ago (no connection, closed before the response
+    /// headers, no headers in time, or a status of `failover_on`), so that the others are tried
+    /// first.
     pub fn is_cooling_down(&self) -> bool {
-        self.millis() < self.0.cooling_until.load(Ordering::Relaxed)
+        let health = &self.0.health;
+        let until = health.cooling_until.load(Ordering::Relaxed);
+        until > 0 && health.millis() < until
+    }
+
+    pub(crate) fn record_failure(&self) {
+        let health = &self.0.health;
+        let until = health.millis() + self.0.cooldown.as_millis() as u64;
+        health.cooling_until.store(until, Ordering::Relaxed);
     }
 
     /// Whether the other is a clone of this one.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    pub(crate) fn failed(&self) {
-        let until = self.millis() + self.0.cooldown.as_millis() as u64;
-        self.0.cooling_until.store(until, Ordering::Relaxed);
-    }
-
-    fn millis(&self) -> u64 {
-        self.0.born.elapsed().as_millis() as u64
     }
 
     pub(crate) fn model_override(&self) -> Option<&Model> {
         self.0.model.as_ref()
-    }
-
-    pub(crate) fn timeouts(&self) -> Timeouts {
-        self.0.timeouts
     }
 
     pub(crate) fn origin(&self) -> &Origin {
@@ -195,6 +249,20 @@ impl Backend {
             target.extend_from_slice(query.as_bytes());
             separator = b'&';
         }
+    }
+}
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Self) -> bool {
+        self.ptr_eq(other) || (self.0.name == other.0.name && self.0.url == other.0.url)
+    }
+}
+
+impl Eq for Backend {}
+
+impl Hash for Backend {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bodies in memory: how they are read, scanned, and counted.
 
 use std::{
+    ops::Range,
     pin::Pin,
     sync::{
         Arc,
@@ -29,19 +30,13 @@ const MIN_BYTES_PER_SECOND: u64 = 1024;
 const SCAN_BYTES: usize = 1024 * 1024;
 
 /// Bytes that may be buffered at a time, by all exchanges together.
+#[derive(Default)]
 pub(crate) struct Budget {
     limit: AtomicU64,
     used: AtomicU64,
 }
 
 impl Budget {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self {
-            limit: AtomicU64::new(limit),
-            used: AtomicU64::new(0),
-        }
-    }
-
     pub(crate) fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Relaxed);
     }
@@ -90,6 +85,11 @@ impl Buffered {
 
     pub(super) fn take_rope(&mut self) -> Rope {
         std::mem::take(&mut self.rope)
+    }
+
+    /// A copy of these bytes.
+    pub(super) fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        self.rope.copy(range)
     }
 
     pub(super) fn found(&self) -> Option<&Result<Found, json::Invalid>> {

@@ -201,6 +201,16 @@ impl RequestBody {
         }
     }
 
+    /// The top-level `model` of a body that was scanned; the first of several.
+    pub(crate) fn model(&self) -> Option<String> {
+        let State::Buffered(buffered) = &self.state else {
+            return None;
+        };
+        let found = buffered.found()?.as_ref().ok()?;
+        let json = buffered.copy(found.models.first()?.clone());
+        serde_json::from_slice(&json).ok()
+    }
+
     /// A buffered body with these spans replaced.
     pub(crate) fn replace(mut self, spans: Vec<Range<usize>>, with: Bytes) -> Self {
         if let State::Buffered(mut buffered) = self.state {

@@ -60,66 +60,92 @@ impl Matched {
 /// Where the endpoints are mounted, and which.
 #[derive(Clone)]
 pub(crate) struct Mount {
-    /// The paths in front of the endpoints, without trailing slashes; the longest first.
-    prefixes: Arc<[Box<str>]>,
-    /// The paths below them.
-    paths: Arc<[PathPattern]>,
+    /// The longest first.
+    prefixes: Vec<Prefix>,
+    /// The paths below the prefixes; `None` for chat completions.
+    paths: Option<Arc<[PathPattern]>>,
+}
+
+#[derive(Clone)]
+struct Prefix {
+    /// Without a trailing slash.
+    text: Box<str>,
+    /// Only for chat completions, where other paths are the application's.
+    is_narrow: bool,
 }
 
 impl Default for Mount {
     /// Chat completions, below `/` and `/v1`.
     fn default() -> Self {
-        let patterns = [
-            CHAT_COMPLETIONS,
-            "/chat/completions/*",
-            "/chat/completions/",
-        ];
+        let prefix = |text: &str, is_narrow| Prefix {
+            text: text.into(),
+            is_narrow,
+        };
         Self {
-            prefixes: normalize_prefixes(["", USUAL_PREFIX]),
-            paths: patterns
-                .into_iter()
-                .filter_map(PathPattern::parse)
-                .collect(),
+            prefixes: vec![prefix(USUAL_PREFIX, false), prefix("", true)],
+            paths: None,
         }
     }
 }
 
 impl Mount {
     pub(crate) fn set_prefixes<P: AsRef<str>>(&mut self, prefixes: impl IntoIterator<Item = P>) {
-        self.prefixes = normalize_prefixes(prefixes);
+        let normalize = |prefix: P| {
+            let prefix = prefix.as_ref().trim_matches('/');
+            let slash = if prefix.is_empty() { "" } else { "/" };
+            Prefix {
+                text: format!("{slash}{prefix}").into(),
+                is_narrow: false,
+            }
+        };
+        self.prefixes = prefixes.into_iter().map(normalize).collect();
+        self.prefixes
+            .sort_by_key(|prefix| std::cmp::Reverse(prefix.text.len()));
     }
 
     pub(crate) fn set_paths(&mut self, paths: impl IntoIterator<Item = PathPattern>) {
-        self.paths = paths.into_iter().collect();
+        self.paths = Some(paths.into_iter().collect());
     }
 
     pub(crate) fn classify(&self, path: &str) -> PathMatch {
-        let is_prefix = |prefix: &Box<str>| path.trim_end_matches('/') == &**prefix;
         let matched = self.prefixes.iter().find(|prefix| {
-            let below = path.strip_prefix(&***prefix);
-            below.is_some_and(|below| below.starts_with('/') && matches_exactly(&self.paths, below))
+            let below = path.strip_prefix(&*prefix.text);
+            below.is_some_and(|below| self.is_endpoint(prefix, below))
         });
-        let matched = matched.filter(|_| !self.prefixes.iter().any(is_prefix));
-        // A path that reaches the endpoint through dot segments is refused too, not handed on.
+        // A path that reaches the endpoint through dot segments is rejected too, not handed on.
         if (matched.is_some() || path.contains(CHAT_COMPLETIONS)) && has_dot_segment(path) {
             return PathMatch::Unsafe;
         }
         match matched {
             Some(prefix) => PathMatch::Endpoint(Matched {
-                prefix: prefix.len(),
+                prefix: prefix.text.len(),
             }),
             None => PathMatch::Other,
         }
     }
+
+    /// Whether a path below the prefix is proxied.
+    fn is_endpoint(&self, prefix: &Prefix, below: &str) -> bool {
+        match &self.paths {
+            Some(paths) if !prefix.is_narrow => {
+                below.starts_with('/')
+                    && matches_exactly(paths, below)
+                    && !self.is_prefix(&prefix.text, below)
+            }
+            _ => is_chat_completions(below),
+        }
+    }
+
+    /// Whether a path is one of the prefixes itself.
+    fn is_prefix(&self, prefix: &str, below: &str) -> bool {
+        let below = below.trim_end_matches('/');
+        let mut prefixes = self.prefixes.iter();
+        prefixes.any(|other| other.text.strip_prefix(prefix) == Some(below))
+    }
 }
 
-fn normalize_prefixes<P: AsRef<str>>(prefixes: impl IntoIterator<Item = P>) -> Arc<[Box<str>]> {
-    let normalize = |prefix: P| {
-        let prefix = prefix.as_ref().trim_matches('/');
-        let slash = if prefix.is_empty() { "" } else { "/" };
-        format!("{slash}{prefix}").into_boxed_str()
-    };
-    let mut prefixes: Vec<_> = prefixes.into_iter().map(normalize).collect();
-    prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
-    prefixes.into()
+/// Whether a path is the endpoint, or lies below it.
+fn is_chat_completions(path: &str) -> bool {
+    let rest = path.strip_prefix(CHAT_COMPLETIONS);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

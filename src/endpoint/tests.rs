@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn classify(path: &str) -> Ours {
-    Prefixes::default().classify(path)
+fn classify(path: &str) -> PathMatch {
+    Mount::default().classify(path)
 }
 
 #[test]
@@ -16,7 +16,7 @@ fn the_endpoint_and_what_lies_below_it_is_ours() {
         "/v1/chat/completions/a.b/..c/...",
         "/v1/chat/completions/a%2Fb",
     ] {
-        assert_eq!(classify(path), Ours::Yes, "{path}");
+        assert!(matches!(classify(path), PathMatch::Endpoint(_)), "{path}");
     }
 }
 
@@ -36,7 +36,7 @@ fn other_paths_are_the_applications() {
         "/v1/../models",
         "/a/./b",
     ] {
-        assert_eq!(classify(path), Ours::No, "{path}");
+        assert_eq!(classify(path), PathMatch::Other, "{path}");
     }
 }
 
@@ -56,33 +56,142 @@ fn dot_segments_are_refused_in_every_spelling() {
         "/v1/chat/completions/..;a/models",
         "/models/../chat/completions/x",
     ] {
-        assert_eq!(classify(path), Ours::DotSegments, "{path}");
+        assert_eq!(classify(path), PathMatch::Unsafe, "{path}");
     }
 }
 
-#[test]
-fn prefixes_take_the_place_of_the_usual_ones() {
-    let prefixes = Prefixes::new(["/llm/", "openai/v1"]);
-    for (path, ours) in [
-        ("/llm/chat/completions", Ours::Yes),
-        ("/openai/v1/chat/completions/x", Ours::Yes),
-        ("/llm/../chat/completions", Ours::DotSegments),
-        ("/llm/v1/chat/completions", Ours::No),
-        ("/v1/chat/completions", Ours::No),
-        ("/chat/completions", Ours::No),
-    ] {
-        assert_eq!(prefixes.classify(path), ours, "{path}");
+/// The path below the prefix, if it is an endpoint's.
+fn below<'a>(mount: &Mount, path: &'a str) -> Option<&'a str> {
+    match mount.classify(path) {
+        PathMatch::Endpoint(matched) => path.get(matched.prefix..),
+        PathMatch::Other | PathMatch::Unsafe => None,
     }
+}
+
+fn patterns<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<PathPattern> {
+    let parse = |text| PathPattern::parse(text).unwrap();
+    texts.into_iter().map(parse).collect()
+}
+
+#[test]
+fn prefixes_replace_the_usual_ones() {
+    let mut mount = Mount::default();
+    mount.set_prefixes(["/llm/", "openai/v1"]);
+    for (path, expected) in [
+        ("/llm/chat/completions", Some("/chat/completions")),
+        ("/openai/v1/chat/completions/x", Some("/chat/completions/x")),
+        ("/llm/v1/chat/completions", None),
+        ("/v1/chat/completions", None),
+        ("/chat/completions", None),
+    ] {
+        assert_eq!(below(&mount, path), expected, "{path}");
+    }
+    let dots = mount.classify("/llm/../chat/completions");
+    assert_eq!(dots, PathMatch::Unsafe);
 }
 
 #[test]
 fn the_backend_gets_what_follows_the_prefix() {
-    assert_eq!(within("/v1/chat/completions"), "/chat/completions");
-    assert_eq!(within("/chat/completions/a/b"), "/chat/completions/a/b");
-    assert_eq!(within("/llm/chat/completions/a"), "/chat/completions/a");
-    for prefix in ["/chat/completions-x", "/a/chat/completionsx"] {
-        let path = [prefix, ENDPOINT, "/a"].concat();
-        assert_eq!(within(&path), "/chat/completions/a");
+    let mount = Mount::default();
+    for path in ["/chat/completions", "/chat/completions/a/b"] {
+        assert_eq!(below(&mount, path), Some(path));
+        assert_eq!(below(&mount, &format!("/v1{path}")), Some(path));
+    }
+}
+
+#[test]
+fn all_paths_are_those_below_v1_or_below_the_prefixes_given() {
+    let mut mount = Mount::default();
+    mount.set_paths(patterns(["*"]));
+    for (path, expected) in [
+        ("/v1/responses", Some("/responses")),
+        ("/v1/agents/x%2Fy", Some("/agents/x%2Fy")),
+        ("/v1/v1/models", Some("/v1/models")),
+        ("/v1/chat/completions", Some("/chat/completions")),
+        ("/chat/completions", Some("/chat/completions")),
+        ("/responses", None),
+        ("/v1x/models", None),
+        ("/v1", None),
+        ("/v1/", None),
+        ("/", None),
+    ] {
+        assert_eq!(below(&mount, path), expected, "{path}");
+    }
+    assert_eq!(mount.classify("/v1/a/..%2Fb"), PathMatch::Unsafe);
+    assert_eq!(mount.classify("/a/..%2Fb"), PathMatch::Other);
+
+    mount.set_prefixes(["/", "/v1"]);
+    for (path, expected) in [
+        ("/responses", Some("/responses")),
+        ("/v1/responses", Some("/responses")),
+        ("/v1/v1/x", Some("/v1/x")),
+        ("/v1x", Some("/v1x")),
+        ("/", None),
+        ("/v1", None),
+        ("/v1/", None),
+        ("*", None),
+    ] {
+        assert_eq!(below(&mount, path), expected, "{path}");
+    }
+    assert_eq!(mount.classify("/a/..%2Fb"), PathMatch::Unsafe);
+}
+
+#[test]
+fn a_stack_without_a_fork_takes_v1_off_and_refuses_dot_segments() {
+    let matched = |uri: &'static str| {
+        let uri = Uri::from_static(uri);
+        let matched = Matched::of(&Extensions::new(), &uri)?;
+        Some(matched.path(&uri).to_owned())
+    };
+    assert_eq!(matched("/v1/models").as_deref(), Some("/models"));
+    assert_eq!(matched("/v1x").as_deref(), Some("/v1x"));
+    assert_eq!(matched("/embeddings").as_deref(), Some("/embeddings"));
+    assert_eq!(matched("/v1/%2e%2e/x"), None);
+}
+
+#[test]
+fn patterns_are_compared_decoded_and_with_runs_of_slashes_as_one() {
+    for (pattern, path, expected) in [
+        ("*", "/anything/at/all", true),
+        ("/responses", "/responses", true),
+        ("/responses", "/responses/", false),
+        ("/responses", "/responses/x", false),
+        ("/responses", "//responses", true),
+        ("/responses", "/r%65sponses", true),
+        ("/responses/*", "/responses", false),
+        ("/responses/*", "/responses/", false),
+        ("/responses/*", "/responses/x/y", true),
+        ("/responses/*", "/responses%2fx", true),
+        ("/responses/*", "/responses//x", true),
+        ("/responses/*", "/responsesx", false),
+        ("/audio*", "/audio", true),
+        ("/audio*", "/audio/speech", true),
+    ] {
+        let found = find_match(&patterns([pattern]), path).is_some();
+        assert_eq!(found, expected, "{pattern} and {path}");
+    }
+}
+
+#[test]
+fn bad_patterns_are_refused() {
+    for text in [
+        "",
+        "responses",
+        "/v1/responses",
+        "/v1",
+        "/v1/*",
+        "/a*b",
+        "/*/b",
+        "/**",
+        "/a b",
+        "/a?b",
+        "/a#b",
+        "/a%62",
+        "/a/../b",
+        "/a//b",
+        "/a\nb",
+    ] {
+        assert!(PathPattern::parse(text).is_none(), "{text:?}");
     }
 }
 
@@ -122,28 +231,29 @@ proptest! {
 
     #[test]
     fn any_path_is_classified_as_the_rules_say(path in any_path()) {
-        for (prefixes, mounts) in [
-            (Prefixes::default(), ["", "/v1"]),
-            (Prefixes::new(["llm/", "/a/b"]), ["/llm", "/a/b"]),
+        let mut other = Mount::default();
+        other.set_prefixes(["llm/", "/a/b"]);
+        for (mount, prefixes) in [
+            (Mount::default(), ["", "/v1"]),
+            (other, ["/llm", "/a/b"]),
         ] {
-            let mount = mounts.iter().find(|mount| {
-                let endpoint = format!("{mount}{ENDPOINT}");
+            let prefix = prefixes.iter().find(|prefix| {
+                let endpoint = format!("{prefix}{CHAT_COMPLETIONS}");
                 path == endpoint || path.starts_with(&(endpoint + "/"))
             });
             let resolved = resolve(&path);
-            let expected = match (mount, &resolved) {
-                (Some(_), None) => Ours::DotSegments,
-                (Some(_), Some(_)) => Ours::Yes,
-                (None, None) if path.contains(ENDPOINT) => Ours::DotSegments,
-                (None, _) => Ours::No,
+            let expected = match (prefix, &resolved) {
+                (Some(_), None) => PathMatch::Unsafe,
+                (Some(prefix), Some(_)) => PathMatch::Endpoint(Matched { prefix: prefix.len() }),
+                (None, None) if path.contains(CHAT_COMPLETIONS) => PathMatch::Unsafe,
+                (None, _) => PathMatch::Other,
             };
-            prop_assert_eq!(prefixes.classify(&path), expected);
+            prop_assert_eq!(mount.classify(&path), expected);
 
             // Whatever a backend makes of it, it stays below the endpoint.
-            if let (Some(mount), Some(resolved)) = (mount, resolved) {
-                let endpoint = [mount, ENDPOINT].concat();
+            if let (Some(prefix), Some(resolved)) = (prefix, resolved) {
+                let endpoint = [prefix, CHAT_COMPLETIONS].concat();
                 prop_assert!(resolved.starts_with(&endpoint));
-                prop_assert_eq!(within(&path), &path[mount.len()..]);
             }
         }
     }

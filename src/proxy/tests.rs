@@ -42,7 +42,9 @@ where
             {{"name":"a","url":"http://a.test"}},{{"name":"b","url":"http://b.test"}}],
             "settings":{{{settings}}}}}"#
     );
-    let layer = OpenAiProxyLayer::with_forward(text.parse().unwrap(), network);
+    let layer = OpenAiProxyLayer::builder(text.parse().unwrap())
+        .forward(network)
+        .build();
     let others = service_fn(|_| ready(Ok::<_, Infallible>(Response::new(Full::default()))));
     let request = Request::post("/v1/chat/completions")
         .header("authorization", "Bearer sk-test")

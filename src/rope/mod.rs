@@ -52,6 +52,19 @@ impl Rope {
         piece
     }
 
+    /// A copy of these bytes.
+    pub(crate) fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        let mut copy = Vec::with_capacity(range.len());
+        let mut start = 0;
+        for chunk in std::iter::once(&self.first).chain(&self.rest) {
+            let from = range.start.clamp(start, start + chunk.len()) - start;
+            let to = range.end.clamp(start, start + chunk.len()) - start;
+            copy.extend_from_slice(&chunk[from..to]);
+            start += chunk.len();
+        }
+        copy
+    }
+
     /// Drops `count` bytes off the front.
     pub(crate) fn skip(&mut self, mut count: usize) {
         debug_assert!(count <= self.length);

@@ -3,16 +3,17 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    vec,
 };
 
 use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{Candidates, Routes};
+use super::{Plan, Routes};
 use crate::{
     backend::Backend,
-    body::{Buffer, RequestBody, Scan},
+    body::{Buffer, RequestBody},
     error::{BoxError, Error},
 };
 
@@ -36,7 +37,7 @@ pin_project! {
     where
         S: Service<Request<RequestBody>>,
     {
-        Buffering { body: Buffer },
+        Buffering { body: Box<Buffer> },
         Trying {
             #[pin]
             attempt: Oneshot<S, Request<RequestBody>>,
@@ -49,7 +50,7 @@ pin_project! {
 struct Retry<S> {
     parts: Parts,
     body: RequestBody,
-    candidates: std::vec::IntoIter<Backend>,
+    candidates: vec::IntoIter<Backend>,
     service: S,
 }
 
@@ -59,27 +60,21 @@ where
 {
     pub(super) fn new(
         request: Request<RequestBody>,
-        candidates: Candidates,
+        plan: Plan,
         service: S,
         routes: Arc<Routes>,
     ) -> Self {
-        let (state, retry) = match candidates {
-            Candidates::One(backend) => (State::trying(request, backend, service), None),
-            Candidates::Several(candidates) => {
+        let (state, retry) = match plan {
+            Plan::One(backend) => (State::trying(request, backend, service), None),
+            Plan::Select => {
                 let (parts, body) = request.into_parts();
-                let is_overridden = |backend: &Backend| backend.model().is_some();
-                let scan = match candidates.as_slice() {
-                    all if all.iter().all(is_overridden) => Scan::Strict,
-                    some if some.iter().any(is_overridden) => Scan::Lenient,
-                    _ => Scan::No,
-                };
                 let retry = Retry {
                     parts,
                     body: RequestBody::empty(),
-                    candidates,
+                    candidates: Vec::new().into_iter(),
                     service,
                 };
-                let body = body.buffer(scan);
+                let body = Box::new(body.buffer(routes.scan()));
                 (State::Buffering { body }, Some(Box::new(retry)))
             }
         };
@@ -137,12 +132,15 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Buffering { body } => {
-                    let body = ready!(Pin::new(body).poll(cx))?;
-                    let retry = this.retry.as_mut();
-                    retry.and_then(|retry| {
-                        retry.body = body;
-                        retry.next()
-                    })
+                    let body = ready!(Pin::new(&mut **body).poll(cx))?;
+                    match (&this.routes, &mut *this.retry) {
+                        (Some(routes), Some(retry)) => {
+                            retry.candidates = routes.select(&retry.parts, &body)?.into_iter();
+                            retry.body = body;
+                            retry.next()
+                        }
+                        _ => None,
+                    }
                 }
                 StateProj::Trying { attempt, backend } => {
                     let result = ready!(attempt.poll(cx))
@@ -150,12 +148,12 @@ where
                     let moves_on = this
                         .routes
                         .as_ref()
-                        .is_some_and(|routes| routes.moves_on(backend, &result));
+                        .is_some_and(|routes| routes.should_failover(backend, &result));
                     let retry = this.retry.as_mut().filter(|_| moves_on);
                     let Some(next) = retry.and_then(|retry| retry.next()) else {
                         return Poll::Ready(result.map(|mut response| {
                             let extensions = response.extensions_mut();
-                            if !extensions.get().is_some_and(|told| backend.is(told)) {
+                            if !extensions.get().is_some_and(|told| backend.ptr_eq(told)) {
                                 extensions.insert(backend.clone());
                             }
                             response

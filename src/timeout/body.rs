@@ -15,9 +15,9 @@ use crate::{
 };
 
 pin_project! {
-    /// A response's body that fails when the backend is silent for too long.
+    /// A response body that fails when the backend is idle for too long.
     ///
-    /// The time in which nobody asks for the next piece doesn't count.
+    /// Only the time in which the body is polled counts.
     pub struct TimeoutBody<B> {
         #[pin]
         body: B,

@@ -57,8 +57,8 @@ fn request_in_pieces() -> (Sender<Bytes>, Request<Channel<Bytes>>) {
 /// 10 s for the head, 5 s for a silence.
 fn layer() -> TimeoutLayer {
     TimeoutLayer::new()
-        .with_response_head(secs(10))
-        .with_idle(secs(5))
+        .with_default_response_head(secs(10))
+        .with_default_idle(secs(5))
 }
 
 fn answer() -> Response<Full<Bytes>> {
