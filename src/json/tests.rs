@@ -284,9 +284,9 @@ fn refuses_what_is_not_one_object() {
 
 #[test]
 fn pieces_are_read_up_to_the_first_error() {
-    let mut splice = Splice::new(json_string("x"));
-    splice.feed(r#"{"model":"a","#.into()).unwrap();
-    let error = splice.feed("}, and more".into()).unwrap_err();
+    let mut scanner = Scanner::default();
+    scanner.feed(br#"{"model":"a","#).unwrap();
+    let error = scanner.feed(b"}, and more").unwrap_err();
     assert_eq!(error.to_string(), "expected a key at byte 13");
 }
 
@@ -333,8 +333,8 @@ fn a_key_may_be_of_any_length() {
 
 #[test]
 fn the_name_is_escaped() {
-    assert_eq!(json_string("gpt-4o"), r#""gpt-4o""#);
-    assert_eq!(json_string("a\"b\\c\n模"), r#""a\"b\\c\n模""#);
+    assert_eq!(string("gpt-4o"), r#""gpt-4o""#);
+    assert_eq!(string("a\"b\\c\n模"), r#""a\"b\\c\n模""#);
 }
 
 #[test]
