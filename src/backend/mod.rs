@@ -99,19 +99,12 @@ impl Backend {
     fn new(backend: &BackendSettings, config: &Config) -> Option<Self> {
         let url = backend.url.as_ref()?;
         let settings = &config.settings;
-        let authority = url.authority()?;
-        let origin = Uri::builder()
-            .scheme(url.scheme()?.clone())
-            .authority(authority.clone())
-            .path_and_query("/")
-            .build()
-            .ok()?;
         let response_head = backend.timeout.unwrap_or(settings.timeout);
         Some(Self(Arc::new(Inner {
             name: backend.name.clone(),
-            origin: Origin(Arc::new(origin)),
-            host: HeaderValue::try_from(authority.as_str()).ok()?,
-            base_path: url.path().trim_end_matches('/').into(),
+            origin: Origin(Arc::new(url.origin().clone())),
+            host: url.authority().clone(),
+            base_path: url.path().into(),
             query: url.query().map(Into::into),
             model: backend.model.as_deref().map(|name| Model {
                 name: name.into(),

@@ -2,7 +2,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
-use super::{Config, ConfigError, Settings, rules, without_query};
+use super::{Config, ConfigError, Settings, url::BaseUrl};
 
 /// Makes a [`Config`] in code.
 ///
@@ -177,11 +177,10 @@ impl BackendConfig {
 
 impl fmt::Debug for BackendConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let url = rules::backend_url(&self.url, "url").ok();
         let api_key = self.api_key.as_ref().map(|_| format_args!("Sensitive"));
         f.debug_struct("BackendConfig")
             .field("name", &self.name)
-            .field("url", &url.as_ref().map(without_query))
+            .field("url", &BaseUrl::parse(&self.url).ok())
             .field("model", &self.model)
             .field("timeout", &self.timeout)
             .field("api_key", &api_key)

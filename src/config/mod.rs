@@ -20,28 +20,26 @@
 //! ```
 
 mod builder;
-mod comments;
 mod error;
-mod file;
+mod parse;
 mod rules;
-mod scan;
 #[cfg(test)]
 mod tests;
+mod url;
 mod warning;
 
-use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
+use std::{ffi::OsString, fs, path::Path, str::FromStr, time::Duration};
 
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, StatusCode};
 
 #[cfg(fuzzing)]
-pub(crate) use self::file::parse;
+pub(crate) use self::parse::parse;
+use self::url::BaseUrl;
 pub use self::{
     builder::{BackendConfig, ConfigBuilder},
     error::ConfigError,
     warning::ConfigWarning,
 };
-
-const OPENAI_URL: &str = "https://api.openai.com/v1";
 
 /// How an environment variable is looked up.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -114,7 +112,8 @@ impl Config {
     ///
     /// `url` isn't one that a backend can have.
     pub fn with_backend_urls(mut self, url: &str) -> Result<Self, ConfigError> {
-        let url = rules::backend_url(url, "url")?;
+        let url =
+            BaseUrl::parse(url).map_err(|a| ConfigError::field("url", format!("must be {a}")))?;
         for current in self.backends.iter_mut().filter_map(|b| b.url.as_mut()) {
             current.clone_from(&url);
         }
@@ -142,7 +141,7 @@ impl FromStr for Config {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        file::parse(text, &|name| std::env::var_os(name))
+        parse::parse(text, &|name| std::env::var_os(name))
     }
 }
 
@@ -150,7 +149,7 @@ impl Default for Config {
     fn default() -> Self {
         let openai = BackendSettings {
             name: "LLM1".into(),
-            url: Some(Uri::from_static(OPENAI_URL)),
+            url: Some(BaseUrl::openai()),
             model: None,
             timeout: None,
             credential: None,
@@ -163,27 +162,15 @@ impl Default for Config {
 }
 
 /// A validated backend.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackendSettings {
     pub(crate) name: Box<str>,
     /// `None`: a placeholder.
-    pub(crate) url: Option<Uri>,
+    pub(crate) url: Option<BaseUrl>,
     pub(crate) model: Option<Box<str>>,
     pub(crate) timeout: Option<Duration>,
     /// `Bearer …`, marked sensitive.
     pub(crate) credential: Option<HeaderValue>,
-}
-
-impl fmt::Debug for BackendSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BackendSettings")
-            .field("name", &self.name)
-            .field("url", &self.url.as_ref().map(without_query))
-            .field("model", &self.model)
-            .field("timeout", &self.timeout)
-            .field("credential", &self.credential)
-            .finish()
-    }
 }
 
 /// The validated settings. Each is described at the method of [`ConfigBuilder`] that has its name.
@@ -212,11 +199,4 @@ impl Default for Settings {
             cooldown: Duration::from_secs(5),
         }
     }
-}
-
-/// `url` as it may be shown: its query may hold a key.
-fn without_query(url: &Uri) -> String {
-    let scheme = url.scheme_str().unwrap_or_default();
-    let authority = url.authority().map_or("", |authority| authority.as_str());
-    format!("{scheme}://{authority}{}", url.path())
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Uri, uri::Scheme};
+use http::HeaderValue;
 
 use super::{
-    BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, OPENAI_URL,
-    Settings, builder::ApiKey,
+    BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, Settings,
+    builder::ApiKey,
+    url::{BaseUrl, OPENAI_URL},
 };
 
 /// What is allowed, as messages say it after "must be".
@@ -18,14 +19,10 @@ pub(super) mod allowed {
         "a name: not empty, without control characters and blanks at its ends";
     pub(crate) const SECONDS: &str = "a positive number of seconds";
     pub(crate) const STATUS: &str = "a status code from 300 to 599";
-    pub(crate) const URL: &str = "an absolute http or https URL, such as https://api.openai.com/v1";
 }
 
 /// No clock runs longer: [`Instant`](std::time::Instant) plus any duration could overflow.
 const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-/// Whether this build can speak TLS to backends.
-const TLS: bool = cfg!(any(feature = "native-tls", feature = "rustls"));
 
 impl ConfigBuilder {
     pub(super) fn build_with(self, environment: Environment<'_>) -> Result<Config, ConfigError> {
@@ -63,7 +60,7 @@ impl BackendConfig {
         }
         let url = match self.url.as_str() {
             "" => None,
-            url => Some(backend_url(url, field("url"))?),
+            url => Some(BaseUrl::parse(url).map_err(|allowed| must_be(allowed, field("url")))?),
         };
         let timeout = self.timeout.map(|time| positive(time, field("timeout")));
         let credential = match self.api_key {
@@ -157,47 +154,6 @@ fn bearer(key: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {key}")).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// The URL of a backend.
-pub(super) fn backend_url(text: &str, field: impl Into<String>) -> Result<Uri, ConfigError> {
-    check_url(text).map_err(|allowed| must_be(allowed, field))
-}
-
-/// The URL, or what it must be. The text isn't repeated there: it may hold a key.
-fn check_url(text: &str) -> Result<Uri, &'static str> {
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("without blanks, control and non-ASCII characters (percent-encode them)");
-    }
-    let after_scheme = text.split_once("//").map_or("", |(_, rest)| rest);
-    let authority = after_scheme.split(['/', '?', '#']).next();
-    if authority.is_some_and(|authority| authority.contains('@')) {
-        return Err(
-            "without user name and password; a key goes into the variable of `api_key_env`",
-        );
-    }
-    if text.contains('#') {
-        return Err("without a fragment (`#…`)"); // `Uri` would drop it.
-    }
-    let url: Uri = text.parse().map_err(|_| allowed::URL)?;
-    let host = url.host().unwrap_or_default();
-    let port = url
-        .authority()
-        .and_then(|authority| authority.as_str().strip_prefix(host))
-        .unwrap_or_default();
-    let is_https = url.scheme() == Some(&Scheme::HTTPS);
-    if host.is_empty() || !is_https && url.scheme() != Some(&Scheme::HTTP) {
-        return Err(allowed::URL);
-    }
-    if !port.is_empty() && url.port_u16().is_none_or(|port| port == 0) {
-        return Err("with a port from 1 to 65535, or without one");
-    }
-    if is_https && !TLS {
-        return Err(
-            "http: this build lacks the cargo features `native-tls` and `rustls`, one of which https needs",
-        );
-    }
-    Ok(url)
 }
 
 fn positive(time: Duration, field: impl Into<String>) -> Result<Duration, ConfigError> {

@@ -3,14 +3,19 @@
 //! The document is walked by hand, as derived types would take a list for an object, quote a wrong
 //! value (which may be a key) in their messages, and not know the path of a field.
 
+mod comments;
+mod scan;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    BackendConfig, Config, ConfigBuilder, ConfigError, Environment, OPENAI_URL, Settings, comments,
-    rules::allowed, scan,
+    BackendConfig, Config, ConfigBuilder, ConfigError, Environment, Settings, rules::allowed,
+    url::OPENAI_URL,
 };
 
 /// Reads and validates `text`. Errors point to the line and column.
