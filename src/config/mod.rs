@@ -40,6 +40,7 @@ pub use self::{
     error::ConfigError,
     warning::ConfigWarning,
 };
+use crate::endpoint::PathPattern;
 
 /// How an environment variable is looked up.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -60,11 +61,14 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….model` | `""` | see [`BackendConfig::model`] |
 /// | `….timeout` | `settings.timeout` | seconds, see [`BackendConfig::timeout`] |
 /// | `….api_key_env` | none | see [`BackendConfig::api_key_env`] |
+/// | `….paths` | none | see [`BackendConfig::paths`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
 /// | `settings.connect_timeout` | 10 | seconds, see [`ConfigBuilder::connect_timeout`] |
 /// | `settings.idle_timeout` | 300 | seconds, see [`ConfigBuilder::idle_timeout`] |
 /// | `settings.total_timeout` | `null` (none) | seconds, see [`ConfigBuilder::total_timeout`] |
 /// | `settings.max_body_bytes` | 67108864 | see [`ConfigBuilder::max_body_bytes`] |
+/// | `settings.max_held_bytes` | 1073741824 | see [`ConfigBuilder::max_held_bytes`] |
+/// | `settings.max_upload_bytes` | 1073741824 | see [`ConfigBuilder::max_upload_bytes`] |
 /// | `settings.require_auth` | `true` | see [`ConfigBuilder::require_auth`] |
 /// | `settings.failover_on` | `[]` | see [`ConfigBuilder::failover_on`] |
 /// | `settings.cooldown` | 5 | seconds, see [`ConfigBuilder::cooldown`] |
@@ -153,6 +157,7 @@ impl Default for Config {
             model: None,
             timeout: None,
             credential: None,
+            paths: None,
         };
         Self {
             backends: vec![openai],
@@ -171,6 +176,8 @@ pub(crate) struct BackendSettings {
     pub(crate) timeout: Option<Duration>,
     /// `Bearer …`, marked sensitive.
     pub(crate) credential: Option<HeaderValue>,
+    /// The paths that it serves; at least one.
+    pub(crate) paths: Option<Box<[PathPattern]>>,
 }
 
 /// The validated settings. Each is described at the method of [`ConfigBuilder`] that has its name.
@@ -181,6 +188,8 @@ pub(crate) struct Settings {
     pub(crate) idle_timeout: Duration,
     pub(crate) total_timeout: Option<Duration>,
     pub(crate) max_body_bytes: u64,
+    pub(crate) max_held_bytes: u64,
+    pub(crate) max_upload_bytes: u64,
     pub(crate) require_auth: bool,
     pub(crate) failover_on: Vec<StatusCode>,
     pub(crate) cooldown: Duration,
@@ -194,6 +203,8 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(300),
             total_timeout: None,
             max_body_bytes: 64 * 1024 * 1024,
+            max_held_bytes: 1024 * 1024 * 1024,
+            max_upload_bytes: 1024 * 1024 * 1024,
             require_auth: true,
             failover_on: Vec::new(),
             cooldown: Duration::from_secs(5),

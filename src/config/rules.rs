@@ -9,14 +9,16 @@ use super::{
     builder::ApiKey,
     url::{BaseUrl, OPENAI_URL},
 };
+use crate::endpoint::PathPattern;
 
 /// What is allowed, as messages say it after "must be".
 pub(super) mod allowed {
-    pub(crate) const BODY_BYTES: &str = "a whole number of bytes, 1 or more";
+    pub(crate) const BYTES: &str = "a whole number of bytes, 1 or more";
     pub(crate) const COOLDOWN: &str = "a number of seconds, 0 (never) or more";
     pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
     pub(crate) const NAME: &str =
         "a name: not empty, without control characters and blanks at its ends";
+    pub(crate) const PATHS: &str = "a list of path patterns, at least one";
     pub(crate) const SECONDS: &str = "a positive number of seconds";
     pub(crate) const STATUS: &str = "a status code from 300 to 599";
 }
@@ -67,12 +69,14 @@ impl BackendConfig {
             Some(key) if url.is_some() => Some(key.credential(field, environment)?),
             _ => None,
         };
+        let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
         Ok(BackendSettings {
             name: self.name.into(),
             url,
             model: (!self.model.is_empty()).then(|| self.model.into()),
             timeout: timeout.transpose()?,
             credential,
+            paths: paths.transpose()?,
         })
     }
 }
@@ -121,8 +125,14 @@ impl Settings {
         let total_timeout = self
             .total_timeout
             .map(|time| positive(time, "settings.total_timeout"));
-        if self.max_body_bytes == 0 {
-            return Err(must_be(allowed::BODY_BYTES, "settings.max_body_bytes"));
+        for (bytes, field) in [
+            (self.max_body_bytes, "settings.max_body_bytes"),
+            (self.max_held_bytes, "settings.max_held_bytes"),
+            (self.max_upload_bytes, "settings.max_upload_bytes"),
+        ] {
+            if bytes == 0 {
+                return Err(must_be(allowed::BYTES, field));
+            }
         }
         for (index, status) in self.failover_on.iter().enumerate() {
             if !(300..=599).contains(&status.as_u16()) {
@@ -144,6 +154,18 @@ impl Settings {
 /// Whether a header field can carry `name` and come out with the same.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(char::is_control) && name.trim() == name
+}
+
+/// The patterns of the field `field`.
+fn patterns(texts: &[String], field: &str) -> Result<Box<[PathPattern]>, ConfigError> {
+    if texts.is_empty() {
+        return Err(must_be(allowed::PATHS, field));
+    }
+    let patterns = texts.iter().enumerate().map(|(index, text)| {
+        PathPattern::parse(text)
+            .ok_or_else(|| must_be(PathPattern::ALLOWED, format!("{field}[{index}]")))
+    });
+    patterns.collect()
 }
 
 /// The value of `Authorization` for `key`, where that can be one.

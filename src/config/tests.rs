@@ -4,6 +4,7 @@ use http::StatusCode;
 use proptest::prelude::*;
 
 use super::{BackendConfig, Config, ConfigError, Settings, parse, url::BaseUrl};
+use crate::endpoint::PathPattern;
 
 /// What people have as their `config.json` today.
 const COMMENTED: &str = r#"{
@@ -137,6 +138,8 @@ fn defaults() {
         idle_timeout: seconds(300),
         total_timeout: None,
         max_body_bytes: 67_108_864,
+        max_held_bytes: 1_073_741_824,
+        max_upload_bytes: 1_073_741_824,
         require_auth: true,
         failover_on: vec![],
         cooldown: seconds(5),
@@ -156,13 +159,14 @@ fn every_field_from_the_file_as_from_the_builder() {
         r#"{
           "primary_backends": [
             { "name": "a", "url": "http://a:8080/base/?api-version=1", "model": "m", "timeout": 2.5,
-              "api_key_env": "KEY" },
+              "api_key_env": "KEY", "paths": ["/responses/*", "/models"] },
             { "name": "LLM2" },
             { "name": "Zoë 3", "url": "http://[::1]:3/" }
           ],
           "settings": {
             "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4,
-            "max_body_bytes": 5, "require_auth": false, "failover_on": [429, 503], "cooldown": 0
+            "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
+            "failover_on": [429, 503], "cooldown": 0
           }
         }"#,
     );
@@ -171,7 +175,8 @@ fn every_field_from_the_file_as_from_the_builder() {
             BackendConfig::new("a", "http://a:8080/base/?api-version=1")
                 .model("m")
                 .timeout(Duration::from_millis(2500))
-                .api_key("sk-secret"),
+                .api_key("sk-secret")
+                .paths(["/responses/*", "/models"]),
         )
         .backend(BackendConfig::new("LLM2", ""))
         .backend(BackendConfig::new("Zoë 3", "http://[::1]:3/"))
@@ -180,6 +185,8 @@ fn every_field_from_the_file_as_from_the_builder() {
         .idle_timeout(seconds(3))
         .total_timeout(seconds(4))
         .max_body_bytes(5)
+        .max_held_bytes(6)
+        .max_upload_bytes(7)
         .require_auth(false)
         .failover_on([
             StatusCode::TOO_MANY_REQUESTS,
@@ -191,6 +198,10 @@ fn every_field_from_the_file_as_from_the_builder() {
     let credential = file.backends[0].credential.as_ref().unwrap();
     assert_eq!(credential, "Bearer sk-secret");
     assert!(credential.is_sensitive());
+    let paths = file.backends[0].paths.as_deref();
+    let patterns = ["/responses/*", "/models"].map(|text| PathPattern::parse(text).unwrap());
+    assert_eq!(paths, Some(&patterns[..]));
+    assert_eq!(file.backends[1].paths, None);
     assert_eq!(file.settings.connect_timeout, seconds(1)); // not longer than `timeout`
 }
 
@@ -214,6 +225,10 @@ fn the_builder_is_held_to_the_same_rules() {
             Config::builder().backend(backend().api_key("")),
             "`primary_backends[0].api_key` must be visible ASCII characters, at least one, \
              without blanks",
+        ),
+        (
+            Config::builder().backend(backend().paths([""; 0])),
+            "`primary_backends[0].paths` must be a list of path patterns, at least one",
         ),
         (
             builder().idle_timeout(Duration::ZERO),
@@ -358,8 +373,15 @@ fn numbers_that_are_allowed() {
         ("9007199254740993", 9_007_199_254_740_993),
         ("1e300", u64::MAX),
     ] {
-        let text = with_settings(&format!(r#"{{"max_body_bytes": {number}}}"#));
-        assert_eq!(good(&text).settings.max_body_bytes, bytes);
+        for field in ["max_body_bytes", "max_held_bytes", "max_upload_bytes"] {
+            let settings = good(&with_settings(&format!(r#"{{"{field}": {number}}}"#))).settings;
+            let got = match field {
+                "max_body_bytes" => settings.max_body_bytes,
+                "max_held_bytes" => settings.max_held_bytes,
+                _ => settings.max_upload_bytes,
+            };
+            assert_eq!(got, bytes, "{field}: {number}");
+        }
     }
     let text = with_settings(r#"{"failover_on": [300, 599, 429.0]}"#);
     assert_eq!(good(&text).settings.failover_on, [300, 599, 429]);
@@ -373,8 +395,8 @@ fn settings_that_are_not_allowed() {
         (
             r#"{ "timout": »30 }"#,
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
-             `idle_timeout`, `total_timeout`, `max_body_bytes`, `require_auth`, `failover_on` and \
-             `cooldown`",
+             `idle_timeout`, `total_timeout`, `max_body_bytes`, `max_held_bytes`, \
+             `max_upload_bytes`, `require_auth`, `failover_on` and `cooldown`",
         ),
         (
             r#"{ "timeout": 30, "time\u006fut": »30 }"#,
@@ -429,6 +451,14 @@ fn settings_that_are_not_allowed() {
             "`settings.max_body_bytes` must be a whole number of bytes, 1 or more",
         ),
         (
+            r#"{ "max_held_bytes": »0 }"#,
+            "`settings.max_held_bytes` must be a whole number of bytes, 1 or more",
+        ),
+        (
+            r#"{ "max_upload_bytes": »0 }"#,
+            "`settings.max_upload_bytes` must be a whole number of bytes, 1 or more",
+        ),
+        (
             r#"{ "max_body_bytes": »"64M" }"#,
             "`settings.max_body_bytes` must be a whole number of bytes, 1 or more, not a string",
         ),
@@ -463,6 +493,10 @@ fn settings_that_are_not_allowed() {
 
 #[test]
 fn backends_that_are_not_allowed() {
+    const PATH: &str = "must be a path below the base URL such as `/responses` or `/responses/*`, \
+                        or `*`: beginning with `/` but not with `/v1/`, with at most one `*`, at its \
+                        end, and without `.` segments, `%`, `?`, `#`, `//`, blanks and control \
+                        characters";
     const NAME: &str = "`primary_backends[1].name` must be a name: not empty, without control \
                         characters and blanks at its ends";
     for (backend, message) in [
@@ -481,12 +515,12 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
-             `model`, `timeout` and `api_key_env`",
+             `model`, `timeout`, `api_key_env` and `paths`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
-             `url`, `model`, `timeout` and `api_key_env`",
+             `url`, `model`, `timeout`, `api_key_env` and `paths`",
         ),
         (
             r#"{ "name": "b", "name": »"c" }"#,
@@ -524,6 +558,35 @@ fn backends_that_are_not_allowed() {
         ),
     ] {
         assert_bad(&with_backend(backend), message);
+    }
+
+    for (paths, field, message) in [
+        (
+            "»[]",
+            "paths",
+            "must be a list of path patterns, at least one",
+        ),
+        (
+            "»null",
+            "paths",
+            "must be a list of path patterns, at least one, not null",
+        ),
+        (
+            r#"»"*""#,
+            "paths",
+            "must be a list of path patterns, at least one, not a string",
+        ),
+        (r#"["*", »1]"#, "paths[1]", "must be a string"),
+        (r#"["/models", »"/v1/models"]"#, "paths[1]", PATH),
+        (r#"[»"models"]"#, "paths[0]", PATH),
+        (r#"[»"/a*b"]"#, "paths[0]", PATH),
+        (r#"[»""]"#, "paths[0]", PATH),
+    ] {
+        let backend = format!(r#"{{ "name": "b", "paths": {paths} }}"#);
+        assert_bad(
+            &with_backend(&backend),
+            &format!("`primary_backends[1].{field}` {message}"),
+        );
     }
 }
 
@@ -660,12 +723,13 @@ fn documents_that_are_not_allowed() {
 const EVERYTHING: &str = r#"{
   # One of ours.
   "primary_backends": [
-    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY" },
+    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY", "paths": ["*"] },
     { "name": "b" } // a placeholder
   ],
   "settings": {
     "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4, "cooldown": 0,
-    "max_body_bytes": 5, "require_auth": false, "failover_on": [429, 503] /* the usual */
+    "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
+    "failover_on": [429, 503] /* the usual */
   }
 }"#;
 

@@ -81,7 +81,16 @@ fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
             "model" => backend = backend.model(field.string()?),
             "timeout" => backend = backend.timeout(field.seconds(allowed::SECONDS)?),
             "api_key_env" => backend = backend.api_key_env(field.string()?),
-            _ => return Err(field.unknown("`name`, `url`, `model`, `timeout` and `api_key_env`")),
+            "paths" => {
+                let items = field.items(allowed::PATHS)?;
+                let patterns = items.map(|item| item.string());
+                backend = backend.paths(patterns.collect::<Result<Vec<_>, _>>()?);
+            }
+            _ => {
+                return Err(
+                    field.unknown("`name`, `url`, `model`, `timeout`, `api_key_env` and `paths`")
+                );
+            }
         }
     }
     backend.name = name.ok_or_else(|| item.error("needs a `name`"))?.into();
@@ -106,9 +115,9 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
                     _ => Some(field.seconds(allowed::SECONDS)?),
                 }
             }
-            "max_body_bytes" => {
-                settings.max_body_bytes = field.whole_number(allowed::BODY_BYTES)?
-            }
+            "max_body_bytes" => settings.max_body_bytes = field.whole_number(allowed::BYTES)?,
+            "max_held_bytes" => settings.max_held_bytes = field.whole_number(allowed::BYTES)?,
+            "max_upload_bytes" => settings.max_upload_bytes = field.whole_number(allowed::BYTES)?,
             "require_auth" => settings.require_auth = field.boolean()?,
             "failover_on" => {
                 settings.failover_on = field
@@ -120,7 +129,8 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             _ => {
                 return Err(field.unknown(
                     "`timeout`, `connect_timeout`, `idle_timeout`, `total_timeout`, \
-                     `max_body_bytes`, `require_auth`, `failover_on` and `cooldown`",
+                     `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, \
+                     `failover_on` and `cooldown`",
                 ));
             }
         }
