@@ -179,7 +179,7 @@ async fn a_limit_for_each_backend_holds_until_the_stream_ends_and_spills_over() 
         }
     });
     let proxy = OpenAiProxyLayer::builder(config).forward(limited).build();
-    let cooling = proxy.backends()[0].clone();
+    let cooling = proxy.handle().backends()[0].clone();
     let address = serve(Router::new().layer(proxy)).await;
 
     let mut client = Wire::connect(address).await;

@@ -40,7 +40,7 @@ use http::{HeaderValue, Uri, uri::Scheme};
 use tokio::time::Instant;
 
 use crate::{
-    config::{BackendSettings, Config},
+    config::{BackendSettings, BaseUrl, Config},
     json,
 };
 
@@ -54,12 +54,8 @@ pub struct Backend(Arc<Inner>);
 
 struct Inner {
     name: Box<str>,
-    url: Uri,
+    url: BaseUrl,
     origin: Origin,
-    host: HeaderValue,
-    /// Path before `/chat/completions`, without a trailing slash.
-    base_path: Box<str>,
-    query: Option<Box<str>>,
     model: Option<Model>,
     timeouts: Timeouts,
     credential: Option<HeaderValue>,
@@ -144,21 +140,11 @@ impl Backend {
     fn new(backend: &BackendSettings, config: &Config, previous: &[Backend]) -> Option<Self> {
         let url = backend.url.as_ref()?;
         let settings = &config.settings;
-        let authority = url.authority()?;
-        let origin = Uri::builder()
-            .scheme(url.scheme()?.clone())
-            .authority(authority.clone())
-            .path_and_query("/")
-            .build()
-            .ok()?;
         let response_head = backend.timeout.unwrap_or(settings.timeout);
         Some(Self(Arc::new(Inner {
             name: backend.name.clone(),
+            origin: Origin(Arc::new(url.origin().clone())),
             url: url.clone(),
-            origin: Origin(Arc::new(origin)),
-            host: HeaderValue::try_from(authority.as_str()).ok()?,
-            base_path: url.path().trim_end_matches('/').into(),
-            query: url.query().map(Into::into),
             model: backend.model.as_deref().map(|name| Model {
                 name: name.into(),
                 json: json::string(name),
@@ -189,7 +175,7 @@ impl Backend {
 
     /// The base URL as configured. Its query may hold a key.
     pub fn url(&self) -> &Uri {
-        &self.0.url
+        self.0.url.uri()
     }
 
     /// Its timeouts.
@@ -226,7 +212,7 @@ impl Backend {
     }
 
     pub(crate) fn host(&self) -> &HeaderValue {
-        &self.0.host
+        self.0.url.authority()
     }
 
     pub(crate) fn credential(&self) -> Option<&HeaderValue> {
@@ -236,9 +222,9 @@ impl Backend {
     /// Writes the request target (RFC 9112, section 3.2.1) for a path below the prefix: the base
     /// URL's path, that path, and both queries.
     pub(crate) fn write_target(&self, path: &str, query: Option<&str>, target: &mut Vec<u8>) {
-        target.extend_from_slice(self.0.base_path.as_bytes());
+        target.extend_from_slice(self.0.url.path().as_bytes());
         target.extend_from_slice(path.as_bytes());
-        let queries = [self.0.query.as_deref(), query];
+        let queries = [self.0.url.query(), query];
         let mut separator = b'?';
         for query in queries
             .into_iter()

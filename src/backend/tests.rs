@@ -140,7 +140,7 @@ fn debug_shows_neither_url_nor_key() {
         )
         .build()
         .unwrap();
-    let debug = format!("{:?}", Backend::all(&config));
+    let debug = format!("{:?}", Backend::all(&config, &[]));
     assert!(
         debug.contains("\"a\"") && debug.contains("\"m\""),
         "{debug}"

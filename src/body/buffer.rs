@@ -111,7 +111,7 @@ impl From<Rope> for Buffered {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scan {
     No,
-    /// It may turn out not to be a JSON object.
+    /// It may turn out not to be JSON.
     Lenient,
     /// It must be a JSON object: reading ends with the first byte that shows it isn't.
     Strict,
@@ -136,8 +136,13 @@ impl Buffer {
             State::Streamed(streamed) => streamed.budget.clone(),
             _ => None,
         };
+        let scanner = match scan {
+            Scan::Lenient if !is_scanned => Some(Scanner::default()),
+            Scan::Strict if !is_scanned => Some(Scanner::for_object()),
+            _ => None,
+        };
         Self {
-            scanner: (scan != Scan::No && !is_scanned).then(Scanner::default),
+            scanner,
             failed_scan: None,
             is_strict: scan == Scan::Strict,
             reservation: reservation.map(|budget| Reservation { budget, bytes: 0 }),

@@ -207,8 +207,8 @@ impl RequestBody {
             return None;
         };
         let found = buffered.found()?.as_ref().ok()?;
-        let json = buffered.copy(found.models.first()?.clone());
-        serde_json::from_slice(&json).ok()
+        let json = buffered.copy(found.models.first()?.span.clone());
+        json::decode_string(&json)
     }
 
     /// A buffered body with these spans replaced.

@@ -5,7 +5,7 @@ use http_body_util::{Channel, Empty, Full, channel::Sender};
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::PIECE;
+use crate::rope::PIECE;
 
 /// A body that is sent piece by piece.
 fn in_pieces() -> (Sender<Bytes, BoxError>, RequestBody) {

@@ -1,21 +1,20 @@
-//! Swaps the values of a JSON object's top-level `model` keys, and leaves every other byte alone.
+//! Finds the top-level `model` of a JSON document, and makes the edits that replace it.
 //!
-//! One pass over the bytes, as they come, finds where these values stand. It builds nothing, copies
-//! nothing and does not recurse; of the containers around a value it keeps one bit each. On its way
-//! it checks the whole document against RFC 8259, so that a backend that reads by the same rules
-//! finds the same `model`.
+//! One pass over the bytes, as they arrive, finds the spans of the values. It builds nothing, copies
+//! nothing and does not recurse; of each open container it keeps one bit. It validates the whole
+//! document against the grammar of RFC 8259, so that a backend that reads by the same rules finds
+//! the same `model`.
 //!
-//! Where readers of JSON differ, the backend is to decide, so these pass:
+//! Where JSON readers differ, the backend decides, so these are accepted:
 //!
 //! - numbers of any size (`1e999`), and containers nested to any depth;
-//! - a key that stands twice; each `model` is replaced, as some readers use the first and some the
-//!   last;
-//! - escapes of lone surrogates (`"\ud83d"`), which JavaScript writes where it cut an emoji in two.
+//! - duplicate keys: every `model` counts, as some readers use the first and some the last;
+//! - escapes of unpaired surrogates (`"\ud83d"`), which JavaScript and Python write for an emoji cut
+//!   in two, in keys as well.
 //!
-//! Only in a top-level key is such an escape an error: some readers drop it, and to them
-//! `"model\ud800"` is `model`. Invalid UTF-8 and a byte order mark are errors everywhere.
+//! Invalid UTF-8 and a byte order mark are errors.
 //!
-//! All this is how `serde_json` reads a map from `String` to `&RawValue`.
+//! All this is how `serde_json` reads a `RawValue`.
 
 mod key;
 mod nesting;
@@ -28,6 +27,7 @@ mod utf8;
 use std::fmt;
 
 use bytes::Bytes;
+use serde::de::{Deserializer, Visitor};
 
 pub(crate) use self::scanner::{Found, Scanner};
 
@@ -36,9 +36,31 @@ pub(crate) fn string(text: &str) -> Bytes {
     serde_json::Value::from(text).to_string().into()
 }
 
-/// What keeps a document from being exactly one JSON object. It never quotes the document.
+/// The text of a JSON string, with U+FFFD in place of unpaired surrogates. `None` for any other
+/// value.
+pub(crate) fn decode_string(json: &[u8]) -> Option<String> {
+    struct Text;
+
+    impl Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_bytes<E>(self, text: &[u8]) -> Result<String, E> {
+            Ok(String::from_utf8_lossy(text).into_owned())
+        }
+    }
+
+    // Not as a `str`, which can't have unpaired surrogates.
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    deserializer.deserialize_bytes(Text).ok()
+}
+
+/// Why a document is not JSON, or not an object. It never quotes the document.
 ///
-/// In a box: nearly all is read without an error, and faster where there is no room kept for it.
+/// Boxed: errors are rare, and scanning is faster without room for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Invalid(Box<Fault>);
 

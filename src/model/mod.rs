@@ -177,7 +177,7 @@ fn replaced(
         return Ok(Request::from_parts(parts, body));
     };
     let found = found.as_ref().map_err(|invalid| invalid.clone())?;
-    let (spans, with) = found.with_model(model_json);
+    let (spans, with) = found.require_object()?.with_model(model_json);
     let body = body.replace(spans, with);
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
         let length = HeaderValue::from(body.size_hint().lower());

@@ -34,7 +34,9 @@ async fn ask<S, P>(
     network: S,
 ) -> Response<Pin<Box<ResponseBody<Full<Bytes>, P>>>>
 where
-    S: Service<Request<RequestBody>, Response = Response<P>, Error = Error> + Clone,
+    S: Service<Request<RequestBody>, Response = Response<P>, Error = Error>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
     P: Body<Data = Bytes, Error = Error> + Send + 'static,
 {
     let text = format!(
@@ -55,9 +57,14 @@ where
 }
 
 /// A network that answers once, with this body.
-fn answering<P>(
+fn answering<P: Send + 'static>(
     body: P,
-) -> impl Service<Request<RequestBody>, Response = Response<P>, Error = Error> + Clone {
+) -> impl Service<
+    Request<RequestBody>,
+    Response = Response<P>,
+    Error = Error,
+    Future = Ready<Result<Response<P>, Error>>,
+> + Clone {
     let body = Arc::new(Mutex::new(Some(body)));
     service_fn(move |_| {
         let body = body.lock().unwrap().take().expect("asked once");

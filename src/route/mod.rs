@@ -183,7 +183,7 @@ impl BackendRouteLayer {
             Some(previous) => previous.routes.budget.clone(),
             None => Arc::default(),
         };
-        budget.set_limit(u64::MAX);
+        budget.set_limit(settings.max_held_bytes);
         Self {
             routes: Arc::new(Routes {
                 backends: Backend::all(config, known.unwrap_or_default()),

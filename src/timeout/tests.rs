@@ -69,7 +69,7 @@ fn backend(settings: &str) -> Backend {
     let config = format!(
         r#"{{"primary_backends":[{{"name":"LLM1","url":"http://10.0.0.1/v1"}}],"settings":{{{settings}}}}}"#
     );
-    Backend::all(&config.parse::<Config>().unwrap())[0].clone()
+    Backend::all(&config.parse::<Config>().unwrap(), &[])[0].clone()
 }
 
 // The head.
@@ -268,7 +268,7 @@ async fn response_in_pieces() -> (Sender<Bytes, Error>, TimeoutBody<Channel<Byte
 async fn a_silence_that_lasts_too_long_is_an_error() {
     let (sender, mut body) = response_in_pieces().await;
     let error = after(5, body.frame()).await.unwrap().unwrap_err();
-    assert_eq!(error.code(), "connection_read_timeout");
+    assert_eq!(error.code(), "http_response_timeout");
     assert!(error.is_timeout());
 
     let (mut other, mut body) = response_in_pieces().await;
