@@ -1,6 +1,6 @@
 //! Header fields: names, and which of them concern one connection only (RFC 9110, section 7.6.1).
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 /// Azure's name for the field with the key.
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
@@ -80,6 +80,20 @@ impl<'a> Nominated<'a> {
         }
         headers
     }
+}
+
+/// Whether a request asks for a WebSocket (RFC 6455, section 4.1).
+pub(crate) fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
+    let has = |name, wanted: &[u8]| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| {
+            let mut items = value.as_bytes().split(|&byte| byte == b',');
+            items.any(|item| item.trim_ascii().eq_ignore_ascii_case(wanted))
+        })
+    };
+    *method == Method::GET
+        && has(header::UPGRADE, b"websocket")
+        && has(header::CONNECTION, b"upgrade")
 }
 
 /// Whether a trailer is passed on: never one that frames, routes or authenticates the

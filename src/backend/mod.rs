@@ -36,11 +36,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Uri, uri::Scheme};
+use http::{HeaderValue, Method, Uri, uri::Scheme};
 use tokio::time::Instant;
 
 use crate::{
     config::{BackendSettings, BaseUrl, Config},
+    endpoint::{self, PathPattern},
     json,
 };
 
@@ -59,6 +60,7 @@ struct Inner {
     model: Option<Model>,
     timeouts: Timeouts,
     credential: Option<HeaderValue>,
+    paths: Option<Box<[PathPattern]>>,
     cooldown: Duration,
     health: Arc<Health>,
 }
@@ -155,6 +157,7 @@ impl Backend {
                 idle: settings.idle_timeout,
             },
             credential: backend.credential.clone(),
+            paths: backend.paths.clone(),
             cooldown: settings.cooldown,
             health: previous
                 .iter()
@@ -181,6 +184,21 @@ impl Backend {
     /// Its timeouts.
     pub fn timeouts(&self) -> Timeouts {
         self.0.timeouts
+    }
+
+    /// Whether it serves a request for this path below the prefix.
+    ///
+    /// With the operator's key and no `paths`, only what makes an answer or lists models.
+    pub(crate) fn serves(&self, method: &Method, path: &str, is_upgrade: bool) -> bool {
+        let has_key = self.credential().is_some();
+        match &self.0.paths {
+            None => !has_key || endpoint::is_answer_or_models(method, path, is_upgrade),
+            Some(paths) => {
+                let is_narrow = has_key && endpoint::is_administration(path);
+                let paths = paths.iter();
+                endpoint::matches(paths.filter(|it| !(is_narrow && it.is_all())), path)
+            }
+        }
     }
 
     /// Whether it failed less than `cooldown` ago (no connection, closed before the response

@@ -153,12 +153,7 @@ impl RequestBody {
         })
     }
 
-    /// The exchange that it belongs to.
-    pub(crate) fn exchange(&self) -> Option<&exchange::Handle> {
-        self.exchange.as_ref()
-    }
-
-    /// The same; begins one where there is none.
+    /// The exchange that it belongs to; begins one where there is none.
     pub(crate) fn exchange_mut(&mut self) -> &exchange::Handle {
         self.exchange.get_or_insert_with(exchange::Handle::new)
     }

@@ -1,5 +1,6 @@
 //! Which paths are proxied, and what of a path a backend gets.
 
+mod guard;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -8,8 +9,11 @@ use std::sync::Arc;
 
 use http::{Extensions, Uri};
 
-pub(crate) use self::path::{PathPattern, find_match};
 use self::path::{has_dot_segment, matches_exactly};
+pub(crate) use self::{
+    guard::{is_administration, is_answer_or_models},
+    path::{PathPattern, matches},
+};
 
 const CHAT_COMPLETIONS: &str = "/chat/completions";
 

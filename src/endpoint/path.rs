@@ -41,7 +41,7 @@ fn hex(digit: u8) -> u8 {
 }
 
 /// A path with its percent-encoding undone and every run of slashes made one: how patterns see it.
-fn normalize(path: &str) -> Cow<'_, [u8]> {
+pub(super) fn normalize(path: &str) -> Cow<'_, [u8]> {
     if !path.contains('%') && !path.contains("//") {
         return path.as_bytes().into();
     }
@@ -105,11 +105,11 @@ impl PathPattern {
     }
 }
 
-/// The first of the patterns that a path matches, compared percent-decoded and with runs of slashes
-/// as one.
-pub(crate) fn find_match<'a>(patterns: &'a [PathPattern], path: &str) -> Option<&'a PathPattern> {
+/// Whether a path matches one of the patterns, compared percent-decoded and with runs of slashes as
+/// one.
+pub(crate) fn matches<'a>(mut patterns: impl Iterator<Item = &'a PathPattern>, path: &str) -> bool {
     let path = normalize(path);
-    patterns.iter().find(|pattern| pattern.matches_bytes(&path))
+    patterns.any(|pattern| pattern.matches_bytes(&path))
 }
 
 /// The same, compared byte for byte.

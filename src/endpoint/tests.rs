@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use http::Method;
+
 use super::*;
 
 fn classify(path: &str) -> PathMatch {
@@ -167,7 +169,7 @@ fn patterns_are_compared_decoded_and_with_runs_of_slashes_as_one() {
         ("/audio*", "/audio", true),
         ("/audio*", "/audio/speech", true),
     ] {
-        let found = find_match(&patterns([pattern]), path).is_some();
+        let found = matches(patterns([pattern]).iter(), path);
         assert_eq!(found, expected, "{pattern} and {path}");
     }
 }
@@ -193,6 +195,57 @@ fn bad_patterns_are_refused() {
     ] {
         assert!(PathPattern::parse(text).is_none(), "{text:?}");
     }
+}
+
+#[test]
+fn the_operators_key_opens_what_makes_an_answer_or_lists_models() {
+    fn opens(method: &Method, path: &str) -> bool {
+        is_answer_or_models(method, path, false)
+    }
+    for path in [
+        "/chat/completions",
+        "/responses",
+        "/audio/speech",
+        "//chat/completions",
+    ] {
+        assert!(opens(&Method::POST, path), "{path}");
+        assert!(
+            !opens(&Method::GET, path) && !opens(&Method::DELETE, path),
+            "{path}"
+        );
+        assert!(!opens(&Method::POST, &format!("{path}/x")), "{path}");
+    }
+    for path in [
+        "/files",
+        "/batches",
+        "/models",
+        "/organization/users",
+        "/responses/x/cancel",
+    ] {
+        assert!(!opens(&Method::POST, path), "{path}");
+    }
+    for path in ["/models", "/models/gpt-4o", "/models/a/b"] {
+        assert!(
+            opens(&Method::GET, path) && opens(&Method::HEAD, path),
+            "{path}"
+        );
+        assert!(!opens(&Method::DELETE, path), "{path}");
+    }
+    assert!(!opens(&Method::GET, "/models/"));
+    assert!(is_answer_or_models(&Method::GET, "/realtime", true));
+    assert!(is_answer_or_models(&Method::GET, "/responses", true));
+    assert!(!is_answer_or_models(&Method::GET, "/models", true));
+    assert!(!opens(&Method::GET, "/realtime"));
+
+    for path in [
+        "/organization",
+        "/organization/x",
+        "/projects/",
+        "/%6frganization",
+    ] {
+        assert!(is_administration(path), "{path}");
+    }
+    assert!(!is_administration("/organizations"));
 }
 
 /// A path as the most lenient server reads it, or none where that has dot segments.

@@ -66,15 +66,16 @@ where
     ) -> Self {
         let (state, retry) = match plan {
             Plan::One(backend) => (State::trying(request, backend, service), None),
-            Plan::Select => {
+            Plan::Select(candidates) => {
                 let (parts, body) = request.into_parts();
+                let scan = routes.scan(&candidates);
                 let retry = Retry {
                     parts,
                     body: RequestBody::empty(),
-                    candidates: Vec::new().into_iter(),
+                    candidates: candidates.into_iter(),
                     service,
                 };
-                let body = Box::new(body.buffer(routes.scan()));
+                let body = Box::new(body.buffer(scan));
                 (State::Buffering { body }, Some(Box::new(retry)))
             }
         };
@@ -135,7 +136,9 @@ where
                     let body = ready!(Pin::new(&mut **body).poll(cx))?;
                     match (&this.routes, &mut *this.retry) {
                         (Some(routes), Some(retry)) => {
-                            retry.candidates = routes.select(&retry.parts, &body)?.into_iter();
+                            let candidates = std::mem::take(&mut retry.candidates).collect();
+                            let order = routes.select(candidates, &retry.parts, &body)?;
+                            retry.candidates = order.into_iter();
                             retry.body = body;
                             retry.next()
                         }

@@ -147,7 +147,7 @@ use crate::{
     config::Config,
     endpoint::Matched,
     error::{BoxError, Error, Kind},
-    header::X_PROXY_BACKEND,
+    header::{self, X_PROXY_BACKEND},
     service::accessors,
 };
 
@@ -299,53 +299,66 @@ impl<S> fmt::Debug for BackendRoute<S> {
 enum Plan {
     /// It can only go to this backend, so its body is streamed.
     One(Backend),
-    /// The body is buffered first, then the backends are selected.
-    Select,
+    /// The body is buffered, then the order of these is decided; at least one.
+    Select(Vec<Backend>),
 }
 
 impl Routes {
     fn plan<B>(&self, request: &Request<B>) -> Result<Plan, Error> {
-        if Matched::of(request.extensions(), request.uri()).is_none() {
-            return Err(Error::new(Kind::DotSegments));
-        }
-        if let Some(name) = request.headers().get(X_PROXY_BACKEND) {
+        let (method, headers) = (request.method(), request.headers());
+        let path = Matched::of(request.extensions(), request.uri())
+            .ok_or_else(|| Error::new(Kind::DotSegments))?
+            .path(request.uri());
+        let is_websocket = header::is_websocket(method, headers);
+        let serves = |backend: &&Backend| backend.serves(method, path, is_websocket);
+        let unserved = || Error::new(Kind::NoCandidate);
+        if let Some(name) = headers.get(X_PROXY_BACKEND) {
             let mut backends = self.backends.iter();
-            return backends
+            let named = backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())
-                .map(|backend| Plan::One(backend.clone()))
-                .ok_or_else(|| Error::new(Kind::UnknownBackend));
+                .ok_or_else(|| Error::new(Kind::UnknownBackend))?;
+            let named = Some(named).filter(serves).ok_or_else(unserved)?;
+            return Ok(Plan::One(named.clone()));
         }
-        Ok(match (&self.selector, &*self.backends) {
-            (None, [only]) => Plan::One(only.clone()),
-            _ => Plan::Select,
-        })
+        let candidates = self.backends.iter().filter(serves);
+        let candidates: Vec<_> = match (&*self.backends, &self.selector) {
+            // Usual, and without a list.
+            ([only], None) if serves(&only) => return Ok(Plan::One(only.clone())),
+            _ => candidates.cloned().collect(),
+        };
+        match (&*candidates, &self.selector) {
+            ([], _) => Err(unserved()),
+            ([only], None) => Ok(Plan::One(only.clone())),
+            _ => Ok(Plan::Select(candidates)),
+        }
     }
 
-    /// Whether selecting needs the model, or a backend replaces it.
-    fn scan(&self) -> Scan {
+    /// Whether deciding needs the model, or a candidate replaces it.
+    fn scan(&self, candidates: &[Backend]) -> Scan {
         let is_overridden = |backend: &Backend| backend.model().is_some();
         match &self.selector {
             Some(selector) if selector.needs_model() => Scan::Lenient,
-            None if self.backends.iter().all(is_overridden) => Scan::Strict,
-            _ if self.backends.iter().any(is_overridden) => Scan::Lenient,
+            None if candidates.iter().all(is_overridden) => Scan::Strict,
+            _ if candidates.iter().any(is_overridden) => Scan::Lenient,
             _ => Scan::No,
         }
     }
 
     /// The backends to try, in order; at least one.
-    fn select(&self, request: &Parts, body: &RequestBody) -> Result<Vec<Backend>, Error> {
+    fn select(
+        &self,
+        candidates: Vec<Backend>,
+        request: &Parts,
+        body: &RequestBody,
+    ) -> Result<Vec<Backend>, Error> {
         let mut order = match &self.selector {
-            None => self.backends.to_vec(),
+            None => candidates,
             Some(selector) => {
                 let model = selector.needs_model().then(|| body.model()).flatten();
                 let path = Matched::of(&request.extensions, &request.uri);
                 let path = path.map_or("", |matched| matched.path(&request.uri));
-                selector.select(&Selection::new(
-                    request,
-                    path,
-                    model.as_deref(),
-                    &self.backends,
-                ))
+                let model = model.as_deref();
+                selector.select(&Selection::new(request, path, model, &candidates))
             }
         };
         order.sort_by_cached_key(Backend::is_cooling_down);

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 
 use super::*;
+use crate::config::BackendConfig;
 
 /// What a backend does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -538,4 +539,71 @@ async fn a_reload_keeps_what_is_known_of_a_backend() {
     assert_eq!(cooling(&new), ["b"]);
     old.backends()[0].record_failure();
     assert_eq!(cooling(&new), ["b"], "another URL is another backend");
+}
+
+#[tokio::test]
+async fn a_backend_serves_only_its_paths() {
+    let text = r#"{"primary_backends":[
+        {"name":"chat","url":"http://10.0.0.1","paths":["/chat/completions"]},
+        {"name":"rest","url":"http://10.0.0.2","paths":["/chat/completions/*","/files*"]}]}"#;
+    let layer = BackendRouteLayer::from_config(&text.parse().unwrap());
+    for (path, name, expected) in [
+        ("/v1/chat/completions", "", Some("chat")),
+        ("/chat/completions", "", Some("chat")),
+        ("/chat/completions/x", "", Some("rest")),
+        ("/files", "", Some("rest")),
+        ("/responses", "", None),
+        ("/files", "chat", None),
+        ("/files", "rest", Some("rest")),
+    ] {
+        let service = Scripted::new([Answer(200)]);
+        let mut request = Request::get(path);
+        if !name.is_empty() {
+            request = request.header(X_PROXY_BACKEND, name);
+        }
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let answer = layer.layer(service.clone()).oneshot(request).await;
+        match expected {
+            Some(expected) => assert_eq!(answer.unwrap().body(), expected, "{path}"),
+            None => {
+                assert_eq!(
+                    answer.unwrap_err().code(),
+                    "destination_not_found",
+                    "{path}"
+                );
+                assert!(service.names().is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_operators_key_opens_no_stored_objects_unless_the_paths_name_them() {
+    let backends = |paths: &str| {
+        let own = BackendConfig::new("own", "http://10.0.0.1").api_key("sk-operator");
+        let own = match paths {
+            "" => own,
+            paths => own.paths(paths.split(' ')),
+        };
+        let config = Config::builder().backend(own).build().unwrap();
+        BackendRouteLayer::from_config(&config)
+    };
+    for (paths, method, path, is_served) in [
+        ("", "POST", "/v1/chat/completions", true),
+        ("", "GET", "/v1/chat/completions", false),
+        ("", "GET", "/v1/chat/completions/x", false),
+        ("", "DELETE", "/v1/chat/completions/x", false),
+        ("", "POST", "/v1/files", false),
+        ("", "GET", "/v1/models", true),
+        ("*", "DELETE", "/v1/chat/completions/x", true),
+        ("*", "GET", "/v1/organization/users", false),
+        ("*", "GET", "/v1/projects", false),
+        ("* /organization/*", "GET", "/v1/organization/users", true),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let service = Scripted::new([Answer(200)]);
+        let answer = backends(paths).layer(service).oneshot(request).await;
+        assert_eq!(answer.is_ok(), is_served, "{paths:?}: {method} {path}");
+    }
 }
