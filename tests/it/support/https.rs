@@ -23,21 +23,21 @@ use tokio_rustls::{
 
 use super::{Server, TempFile, Wire, http2::Http2, soon};
 
-pub type Tls = TlsStream<TcpStream>;
+pub(crate) type Tls = TlsStream<TcpStream>;
 
 /// A file of `tests/certificates`.
-pub fn certificate(name: &str) -> PathBuf {
+pub(crate) fn certificate(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
     folder.join(name)
 }
 
 /// The server, serving HTTPS with a certificate and a key of `tests/certificates`.
-pub fn start(config: &str, pair: [&str; 2]) -> Server {
+pub(crate) fn start(config: &str, pair: [&str; 2]) -> Server {
     start_with(config, pair, &[])
 }
 
 /// The same, with environment variables.
-pub fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -> Server {
+pub(crate) fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -> Server {
     let config = TempFile::new("config.json", config);
     let mut command = Server::command();
     command.arg("--config").arg(&config.path);
@@ -48,13 +48,13 @@ pub fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -
 }
 
 /// A connection that offers these protocols. It trusts the known authority alone.
-pub async fn connect(address: SocketAddr, alpn: &[&str]) -> Wire<Tls> {
+pub(crate) async fn connect(address: SocketAddr, alpn: &[&str]) -> Wire<Tls> {
     let stream = try_connect(address, alpn, None).await;
     Wire::over(stream.expect("a handshake"))
 }
 
 /// The same in this version of TLS; a failed handshake is an error.
-pub async fn try_connect(
+pub(crate) async fn try_connect(
     address: SocketAddr,
     alpn: &[&str],
     version: Option<Protocol>,
@@ -77,7 +77,7 @@ pub async fn try_connect(
 }
 
 /// A connection of HTTP/2.
-pub async fn http2(address: SocketAddr) -> Http2 {
+pub(crate) async fn http2(address: SocketAddr) -> Http2 {
     let wire = connect(address, &["h2"]).await;
     assert_eq!(chosen(&wire.stream).as_deref(), Some("h2"));
     let tcp = wire.stream.get_ref().get_ref().get_ref();
@@ -86,13 +86,13 @@ pub async fn http2(address: SocketAddr) -> Http2 {
 }
 
 /// The protocol that the server has chosen.
-pub fn chosen(stream: &Tls) -> Option<String> {
+pub(crate) fn chosen(stream: &Tls) -> Option<String> {
     let alpn = stream.get_ref().negotiated_alpn().expect("known");
     alpn.map(|alpn| String::from_utf8(alpn).expect("ASCII"))
 }
 
 /// Whether the server showed the first certificate of this file.
-pub fn shows(stream: &Tls, name: &str) -> bool {
+pub(crate) fn shows(stream: &Tls, name: &str) -> bool {
     let pem = std::fs::read(certificate(name)).expect("a file");
     let expected = Certificate::from_pem(&pem).expect("a certificate");
     let shown = stream.get_ref().peer_certificate().expect("readable");
@@ -101,7 +101,7 @@ pub fn shows(stream: &Tls, name: &str) -> bool {
 
 /// A connection on which an end without `close_notify` is an error. (The other library takes it for
 /// an end like any other.)
-pub async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpStream>> {
+pub(crate) async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpStream>> {
     let stream = soon("connecting", TcpStream::connect(address)).await;
     let authority = CertificateDer::from_pem_file(certificate("authority.pem")).expect("a file");
     let mut roots = RootCertStore::empty();

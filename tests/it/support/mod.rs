@@ -1,15 +1,12 @@
 //! What the tests of the server share: the server itself as a process, a backend that is scripted
 //! byte by byte, and a client that sends raw bytes. All over real sockets on the loopback address.
 
-// Each test file is a program of its own and uses a part of this.
-#![allow(dead_code, unreachable_pub)]
-
-pub mod frames;
-pub mod http2;
+pub(crate) mod frames;
+pub(crate) mod http2;
 #[cfg(not(any(windows, target_vendor = "apple")))]
-pub mod https;
+pub(crate) mod https;
 #[cfg(target_os = "linux")]
-pub mod usage;
+pub(crate) mod usage;
 
 use std::{
     future::Future,
@@ -32,22 +29,26 @@ use tokio::{
 };
 
 /// How long anything that should happen may take before the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for what should happen.
-pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     let Ok(output) = timeout(PATIENCE, future).await else {
         panic!("{what}: not within {PATIENCE:?}");
     };
     output
 }
 
+/// Locked by each test that has hundreds of connections open, so that descriptors suffice for all
+/// that run at the same time.
+pub(crate) static MANY_CONNECTIONS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// The server example, running as a process of its own. It ends with this value.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What it printed on standard output: its first line.
-    pub first_line: String,
+    pub(crate) first_line: String,
     stdout: BufReader<ChildStdout>,
     log: Arc<Mutex<Vec<u8>>>,
     log_reader: Option<JoinHandle<()>>,
@@ -55,12 +56,16 @@ pub struct Server {
 
 impl Server {
     /// Starts it with this configuration.
-    pub fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         Self::start_with(config, &[], &[])
     }
 
     /// The same, with further arguments and environment variables.
-    pub fn start_with(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(
+        config: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let config = TempFile::new("config.json", config);
         let mut command = Self::command();
         command.arg("--config").arg(&config.path).args(arguments);
@@ -69,19 +74,19 @@ impl Server {
     }
 
     /// Starts it with `--demo` and further arguments, whatever the build can reach.
-    pub fn demo(arguments: &[&str]) -> Self {
+    pub(crate) fn demo(arguments: &[&str]) -> Self {
         Self::start_with(DEMO_CONFIG, &[&["--demo"], arguments].concat(), &[])
     }
 
     /// A command line of the server: one worker, a free port, `RUST_LOG` as if not set.
-    pub fn command() -> Command {
+    pub(crate) fn command() -> Command {
         let mut command = Command::new(example("server"));
         command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
         command.env_remove("RUST_LOG");
         command
     }
 
-    pub fn spawn(command: &mut Command) -> Self {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
@@ -118,25 +123,25 @@ impl Server {
         }
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends it a signal, such as `HUP`.
     #[cfg(unix)]
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.id().to_string();
         let sent = Command::new("kill").args(["-s", signal, &id]).status();
         assert!(sent.expect("kill(1)").success());
     }
 
     /// Whether the process is still there.
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Waits until the process has ended, and gives its exit status.
-    pub async fn ended(&mut self) -> Option<i32> {
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status.code();
@@ -146,12 +151,12 @@ impl Server {
     }
 
     /// What it has logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
     }
 
     /// Waits until the log contains this.
-    pub async fn logged(&self, text: &str) -> String {
+    pub(crate) async fn logged(&self, text: &str) -> String {
         let seen = async {
             while !self.log().contains(text) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -164,7 +169,7 @@ impl Server {
     }
 
     /// Ends it, and gives what it printed on standard output after its first line.
-    pub fn stop_with_output(mut self) -> String {
+    pub(crate) fn stop_with_output(mut self) -> String {
         let _ = self.child.kill();
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("UTF-8");
@@ -172,7 +177,7 @@ impl Server {
     }
 
     /// Ends it, and gives all that it logged.
-    pub fn stop(mut self) -> String {
+    pub(crate) fn stop(mut self) -> String {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(reader) = self.log_reader.take() {
@@ -190,7 +195,7 @@ impl Drop for Server {
 }
 
 /// The built example of this name. `cargo test` builds the examples.
-pub fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("this program has a path");
     path.pop(); // the file
     path.pop(); // deps
@@ -205,12 +210,12 @@ pub fn example(name: &str) -> PathBuf {
 }
 
 /// A file that is removed with this value.
-pub struct TempFile {
-    pub path: PathBuf,
+pub(crate) struct TempFile {
+    pub(crate) path: PathBuf,
 }
 
 impl TempFile {
-    pub fn new(name: &str, content: &str) -> Self {
+    pub(crate) fn new(name: &str, content: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let unique = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tower-openai-proxy-{}-{unique}-{name}", std::process::id());
@@ -227,16 +232,16 @@ impl Drop for TempFile {
 }
 
 /// One backend, `LLM1`, which nobody resolves.
-pub const DEMO_CONFIG: &str =
+pub(crate) const DEMO_CONFIG: &str =
     r#"{"primary_backends":[{"name":"LLM1","url":"http://demo.invalid/v1"}]}"#;
 
 /// A configuration with this one backend, `LLM1`.
-pub fn config_for(backend: &Backend) -> String {
+pub(crate) fn config_for(backend: &Backend) -> String {
     config_with(backend, "")
 }
 
 /// The same, with settings: JSON fields, such as `"timeout": 1`.
-pub fn config_with(backend: &Backend, settings: &str) -> String {
+pub(crate) fn config_with(backend: &Backend, settings: &str) -> String {
     format!(
         r#"{{"primary_backends":[{{"name":"LLM1","url":"{}"}}],"settings":{{{settings}}}}}"#,
         backend.url()
@@ -244,7 +249,7 @@ pub fn config_with(backend: &Backend, settings: &str) -> String {
 }
 
 /// A configuration with these backends, each as [`entry`] writes it, and settings.
-pub fn config_of(backends: &[String], settings: &str) -> String {
+pub(crate) fn config_of(backends: &[String], settings: &str) -> String {
     format!(
         r#"{{"primary_backends":[{}],"settings":{{{settings}}}}}"#,
         backends.join(",")
@@ -252,37 +257,37 @@ pub fn config_of(backends: &[String], settings: &str) -> String {
 }
 
 /// A backend of a configuration at this address, with further fields, such as `"model":"m"`.
-pub fn entry(name: &str, address: SocketAddr, fields: &str) -> String {
+pub(crate) fn entry(name: &str, address: SocketAddr, fields: &str) -> String {
     let comma = if fields.is_empty() { "" } else { "," };
     format!(r#"{{"name":"{name}","url":"http://{address}/v1"{comma}{fields}}}"#)
 }
 
 /// A backend whose every byte the test reads and writes.
-pub struct Backend {
+pub(crate) struct Backend {
     listener: TcpListener,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Backend {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         Self { listener, address }
     }
 
     /// Its base URL.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
     /// The next connection.
-    pub async fn accept(&self) -> Wire {
+    pub(crate) async fn accept(&self) -> Wire {
         let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
         Wire::new(stream)
     }
 
     /// Hands each connection to this, for as long as the test runs.
-    pub fn serve_all<F: Future<Output = ()> + Send + 'static>(
+    pub(crate) fn serve_all<F: Future<Output = ()> + Send + 'static>(
         self,
         serve: impl Fn(Wire) -> F + Send + 'static,
     ) {
@@ -294,14 +299,14 @@ impl Backend {
     }
 
     /// Whether a connection is waiting to be accepted, given a moment to come.
-    pub async fn is_contacted(&self) -> bool {
+    pub(crate) async fn is_contacted(&self) -> bool {
         timeout(Duration::from_millis(100), self.listener.accept())
             .await
             .is_ok()
     }
 
     /// Answers every request on every connection in the same way, for as long as the test runs.
-    pub fn answer_all(self, response: impl Into<Vec<u8>>) {
+    pub(crate) fn answer_all(self, response: impl Into<Vec<u8>>) {
         let response: Arc<[u8]> = response.into().into();
         self.serve_all(move |mut wire| {
             let response = response.clone();
@@ -314,7 +319,7 @@ impl Backend {
     }
 
     /// The same, and keeps what it was asked.
-    pub fn record_all(self, response: impl Into<Vec<u8>>) -> Record {
+    pub(crate) fn record_all(self, response: impl Into<Vec<u8>>) -> Record {
         let response: Arc<[u8]> = response.into().into();
         let record = Record {
             address: self.address,
@@ -339,8 +344,8 @@ impl Backend {
 }
 
 /// What a backend has been asked so far.
-pub struct Record {
-    pub address: SocketAddr,
+pub(crate) struct Record {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -351,18 +356,18 @@ struct Seen {
 }
 
 impl Record {
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.seen.lock().unwrap().connections
     }
 
     /// The requests since this was last asked for.
-    pub fn take(&self) -> Vec<Message> {
+    pub(crate) fn take(&self) -> Vec<Message> {
         std::mem::take(&mut self.seen.lock().unwrap().requests)
     }
 }
 
 /// An address at which nobody listens, kept from others for as long as the program runs.
-pub async fn nobody() -> SocketAddr {
+pub(crate) async fn nobody() -> SocketAddr {
     let socket = free_port();
     let address = socket.local_addr().expect("bound").as_socket();
     std::mem::forget(socket);
@@ -378,14 +383,14 @@ fn free_port() -> socket2::Socket {
 }
 
 /// A backend at which connecting hangs: its queue of connections is full, and nobody takes any.
-pub struct Unreachable {
-    pub address: SocketAddr,
+pub(crate) struct Unreachable {
+    pub(crate) address: SocketAddr,
     _listener: socket2::Socket,
     _queued: Vec<TcpStream>,
 }
 
 impl Unreachable {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = free_port();
         listener.listen(0).expect("a listener");
         let address = listener.local_addr().expect("bound").as_socket();
@@ -406,33 +411,33 @@ impl Unreachable {
 }
 
 /// One end of a connection.
-pub struct Wire<S = TcpStream> {
-    pub stream: S,
+pub(crate) struct Wire<S = TcpStream> {
+    pub(crate) stream: S,
     /// Read, but not yet used.
     buffer: Vec<u8>,
 }
 
 /// A message as it came: its head, and its body as its framing says, still in its coding.
 #[derive(Debug)]
-pub struct Message {
+pub(crate) struct Message {
     /// With the blank line.
-    pub head: String,
-    pub body: Vec<u8>,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Message {
-    pub fn start_line(&self) -> &str {
+    pub(crate) fn start_line(&self) -> &str {
         self.head.lines().next().unwrap_or_default()
     }
 
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         let code = self.start_line().split(' ').nth(1);
         code.and_then(|code| code.parse().ok())
             .expect("a status line")
     }
 
     /// The fields in order, names in lower case.
-    pub fn fields(&self) -> Vec<(String, String)> {
+    pub(crate) fn fields(&self) -> Vec<(String, String)> {
         let lines = self.head.lines().skip(1).filter(|line| !line.is_empty());
         lines
             .map(|line| {
@@ -443,7 +448,7 @@ impl Message {
     }
 
     /// The value of a field that is there once at most.
-    pub fn field(&self, name: &str) -> Option<String> {
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
         let mut values: Vec<_> = self
             .fields()
             .into_iter()
@@ -458,12 +463,12 @@ impl Message {
     }
 
     /// The body as JSON, undone from the chunked coding if it is in it.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.content()).expect("JSON")
     }
 
     /// The body without its transfer coding.
-    pub fn content(&self) -> Vec<u8> {
+    pub(crate) fn content(&self) -> Vec<u8> {
         match self.field("transfer-encoding").as_deref() {
             Some("chunked") => dechunk(&self.body),
             _ => self.body.clone(),
@@ -471,7 +476,7 @@ impl Message {
     }
 
     /// `code` of an error in OpenAI's form. Checks that form, and that `Proxy-Status` agrees.
-    pub fn error_code(&self) -> String {
+    pub(crate) fn error_code(&self) -> String {
         let json = self.json();
         let error = json["error"].as_object().expect("an error");
         let fields: Vec<_> = error.keys().map(String::as_str).collect();
@@ -497,18 +502,18 @@ impl Message {
 }
 
 impl Wire {
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         Self::over(stream)
     }
 
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await;
         Self::new(stream.expect("someone listens"))
     }
 
     /// Sends in the background, for as long as the other side takes it.
-    pub fn send_aside(mut self, bytes: Vec<u8>) -> Wire<Join<OwnedReadHalf, Sink>> {
+    pub(crate) fn send_aside(mut self, bytes: Vec<u8>) -> Wire<Join<OwnedReadHalf, Sink>> {
         let (read, mut write) = self.stream.into_split();
         tokio::spawn(async move {
             let _ = write.write_all(&bytes).await;
@@ -522,7 +527,7 @@ impl Wire {
     }
 
     /// Sends a reset instead of a proper end.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         let stream = self.stream.into_std().expect("a socket");
         let socket = socket2::Socket::from(stream);
         socket.set_linger(Some(Duration::ZERO)).expect("a socket");
@@ -531,31 +536,31 @@ impl Wire {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Over any stream, such as one of TLS.
-    pub fn over(stream: S) -> Self {
+    pub(crate) fn over(stream: S) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
         }
     }
 
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon("writing", self.stream.write_all(bytes.as_ref()))
             .await
             .expect("the other side reads");
     }
 
     /// Reads the head of a message: up to and with the blank line.
-    pub async fn head(&mut self) -> String {
+    pub(crate) async fn head(&mut self) -> String {
         self.try_head().await.expect("a head")
     }
 
-    pub async fn try_head(&mut self) -> Option<String> {
+    pub(crate) async fn try_head(&mut self) -> Option<String> {
         let head = self.try_head_bytes().await?;
         Some(String::from_utf8(head).expect("UTF-8"))
     }
 
     /// The same for a head that isn't text.
-    pub async fn try_head_bytes(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn try_head_bytes(&mut self) -> Option<Vec<u8>> {
         let end = loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
                 break end + 4;
@@ -568,12 +573,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads a whole request.
-    pub async fn request(&mut self) -> Message {
+    pub(crate) async fn request(&mut self) -> Message {
         self.try_request().await.expect("a request")
     }
 
     /// The same; none if the connection is closed instead.
-    pub async fn try_request(&mut self) -> Option<Message> {
+    pub(crate) async fn try_request(&mut self) -> Option<Message> {
         let head = self.try_head().await?;
         let mut message = Message {
             head,
@@ -584,7 +589,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads a whole final response to a request that isn't HEAD.
-    pub async fn response(&mut self) -> Message {
+    pub(crate) async fn response(&mut self) -> Message {
         let head = self.head().await;
         let mut message = Message {
             head,
@@ -607,7 +612,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads a body to its end; an error is what came of it before the connection was closed.
-    pub async fn try_body(&mut self, message: &Message) -> Result<Vec<u8>, Vec<u8>> {
+    pub(crate) async fn try_body(&mut self, message: &Message) -> Result<Vec<u8>, Vec<u8>> {
         if message.field("transfer-encoding").is_some() {
             let mut end = 0;
             loop {
@@ -644,7 +649,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads so many bytes.
-    pub async fn exactly(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) async fn exactly(&mut self, length: usize) -> Vec<u8> {
         while self.buffer.len() < length {
             assert_ne!(self.fill().await, 0, "closed before {length} bytes came");
         }
@@ -658,7 +663,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads until this has come, and gives all up to its end.
-    pub async fn until(&mut self, text: &str) -> String {
+    pub(crate) async fn until(&mut self, text: &str) -> String {
         loop {
             if let Some(start) = find(&self.buffer, text.as_bytes()) {
                 let read = self.take(start + text.len());
@@ -669,19 +674,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads until the other side closes or resets the connection.
-    pub async fn rest(&mut self) -> Vec<u8> {
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await > 0 {}
         std::mem::take(&mut self.buffer)
     }
 
     /// Waits until the other side closes or resets the connection, and expects nothing to come.
-    pub async fn closed(&mut self) {
+    pub(crate) async fn closed(&mut self) {
         let rest = self.rest().await;
         assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
     }
 
     /// Whether nothing comes for a moment.
-    pub async fn is_silent(&mut self) -> bool {
+    pub(crate) async fn is_silent(&mut self) -> bool {
         self.buffer.is_empty()
             && timeout(
                 Duration::from_millis(100),
@@ -698,12 +703,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 }
 
 /// A POST of this body to the endpoint, with credentials.
-pub fn post(body: &str) -> String {
+pub(crate) fn post(body: &str) -> String {
     post_with("", body)
 }
 
 /// The same, with further fields: lines that end with CRLF.
-pub fn post_with(fields: &str, body: &str) -> String {
+pub(crate) fn post_with(fields: &str, body: &str) -> String {
     format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer sk-test\r\n\
          {fields}Content-Length: {}\r\n\r\n{body}",
@@ -712,7 +717,7 @@ pub fn post_with(fields: &str, body: &str) -> String {
 }
 
 /// A response with this status line's end and body.
-pub fn response(status: &str, body: &str) -> String {
+pub(crate) fn response(status: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -720,7 +725,7 @@ pub fn response(status: &str, body: &str) -> String {
 }
 
 /// Undoes the chunked coding.
-pub fn dechunk(mut body: &[u8]) -> Vec<u8> {
+pub(crate) fn dechunk(mut body: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     loop {
         let line = find(body, b"\r\n").expect("a chunk size");
@@ -735,7 +740,7 @@ pub fn dechunk(mut body: &[u8]) -> Vec<u8> {
 }
 
 /// So many bytes that look random and are the same in every run.
-pub fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = length as u64 | 1;
     let mut noise = Vec::with_capacity(length + 8);
     while noise.len() < length {
@@ -750,7 +755,7 @@ pub fn noise(length: usize) -> Vec<u8> {
 }
 
 /// Writes until nobody takes any more for a while, or all; gives how much was taken.
-pub async fn write_until_stopped(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+pub(crate) async fn write_until_stopped(stream: &mut TcpStream, bytes: &[u8]) -> usize {
     const PIECE: usize = 64 * 1024;
     let mut written = 0;
     while written < bytes.len() {
@@ -764,7 +769,7 @@ pub async fn write_until_stopped(stream: &mut TcpStream, bytes: &[u8]) -> usize 
 }
 
 /// A body in the chunked coding, in pieces of these sizes, over and over.
-pub fn chunked(body: &[u8], sizes: &[usize]) -> Vec<u8> {
+pub(crate) fn chunked(body: &[u8], sizes: &[usize]) -> Vec<u8> {
     let mut coded = Vec::with_capacity(body.len() + 1024);
     let mut rest = body;
     for &size in sizes.iter().cycle() {
@@ -781,7 +786,7 @@ pub fn chunked(body: &[u8], sizes: &[usize]) -> Vec<u8> {
     coded
 }
 
-pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+pub(crate) fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes
         .windows(pattern.len())
         .position(|window| window == pattern)

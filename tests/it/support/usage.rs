@@ -7,15 +7,15 @@ use tokio::time::{sleep, timeout};
 use super::{PATIENCE, Server};
 
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
-    pub descriptors: usize,
-    pub threads: usize,
+pub(crate) struct Usage {
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
     /// Resident memory, in KiB.
-    pub memory: usize,
+    pub(crate) memory: usize,
 }
 
 impl Usage {
-    pub fn of(server: &Server) -> Self {
+    pub(crate) fn of(server: &Server) -> Self {
         let process = PathBuf::from(format!("/proc/{}", server.id()));
         let entries = |name| fs::read_dir(process.join(name)).expect("a process").count();
         let status = fs::read_to_string(process.join("status")).expect("a process");
@@ -30,7 +30,7 @@ impl Usage {
 }
 
 /// Waits until the server holds no more descriptors than this.
-pub async fn until_descriptors(server: &Server, most: usize, what: &str) {
+pub(crate) async fn until_descriptors(server: &Server, most: usize, what: &str) {
     let fallen = async {
         while Usage::of(server).descriptors > most {
             sleep(Duration::from_millis(20)).await;
@@ -43,7 +43,7 @@ pub async fn until_descriptors(server: &Server, most: usize, what: &str) {
 }
 
 /// What the server holds once it has let go of the connections that have just been closed.
-pub async fn usage_at_rest(server: &Server) -> Usage {
+pub(crate) async fn usage_at_rest(server: &Server) -> Usage {
     let mut last = Usage::of(server);
     let mut same = 0;
     while same < 10 {
