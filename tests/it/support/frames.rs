@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame (RFC 9113), for what no proper client would send.
+//! HTTP/2 frame by frame (RFC 9113), for what no conforming client would send.
 
 use std::net::SocketAddr;
 
@@ -33,7 +33,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Fields in the plainest coding of HPACK (RFC 7541, section 6.2.2): nothing is checked.
+/// Header fields as HPACK literals (RFC 7541, section 6.2.2), without any checks.
 pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -57,7 +57,7 @@ pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// The pseudo-header fields and the credentials of a request to the endpoint.
+/// A request to the endpoint: its pseudo-header fields and credentials.
 pub(crate) const REQUEST: [(&str, &str); 5] = [
     (":method", "POST"),
     (":scheme", "http"),
@@ -66,7 +66,7 @@ pub(crate) const REQUEST: [(&str, &str); 5] = [
     ("authorization", "Bearer sk-test"),
 ];
 
-/// Writes frames. Of what comes back, only the answers to pings are kept.
+/// A connection that writes any frames, and reads nothing but acknowledgements of pings.
 pub(crate) struct Frames {
     write: OwnedWriteHalf,
     reader: JoinHandle<()>,
@@ -78,7 +78,7 @@ impl Frames {
     /// Connects, and sends the preface and empty settings.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await;
-        let stream = stream.expect("someone listens");
+        let stream = stream.expect("a listener");
         stream.set_nodelay(true).expect("a socket");
         let (read, write) = stream.into_split();
         let (acknowledge, acknowledged) = watch::channel(0);
@@ -94,12 +94,12 @@ impl Frames {
         frames
     }
 
-    /// Says whether the server still takes what is sent.
+    /// Returns whether the server still reads.
     pub(crate) async fn send(&mut self, frames: &[u8]) -> bool {
         soon("writing", self.write.write_all(frames)).await.is_ok()
     }
 
-    /// Waits until the server has seen all that was sent; says whether it lives on.
+    /// Waits until the server has read everything sent; returns whether the connection lives on.
     pub(crate) async fn is_served(&mut self) -> bool {
         self.pings += 1;
         let number = self.pings;
@@ -109,7 +109,7 @@ impl Frames {
         soon("an answer to a ping", acknowledged).await.is_ok() && sent
     }
 
-    /// Closes, and waits until the server has closed, too.
+    /// Closes the connection, and waits until the server has closed it, too.
     pub(crate) async fn close(mut self) {
         let _ = self.write.shutdown().await;
         soon("the end", self.reader).await.expect("no panic");

@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2 with prior knowledge (RFC 9113, section 3.3).
+//! An HTTP/2 client with prior knowledge (RFC 9113, section 3.3).
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use super::soon;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Sends requests on one connection. It is closed with the last of its clones and streams.
+/// Sends requests on one connection, which closes with its last clone and stream.
 #[derive(Clone)]
 pub(crate) struct Http2 {
     sender: SendRequest<Body>,
@@ -36,12 +36,12 @@ pub(crate) struct Http2 {
 impl Http2 {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await;
-        let stream = stream.expect("someone listens");
+        let stream = stream.expect("a listener");
         let socket = SockRef::from(&stream).try_clone().expect("a socket");
         Self::over(stream, socket, address).await
     }
 
-    /// Over any stream that this is the socket of, such as one of TLS.
+    /// Wraps any stream over this socket, such as TLS.
     pub(crate) async fn over<S>(stream: S, socket: Socket, address: SocketAddr) -> Self
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -56,7 +56,7 @@ impl Http2 {
         }
     }
 
-    /// Closes the connection, whatever is going on.
+    /// Shuts the connection down at once.
     pub(crate) fn break_off(&self) {
         self.socket.shutdown(Shutdown::Both).expect("connected");
     }
@@ -69,7 +69,7 @@ impl Http2 {
             .header("authorization", "Bearer sk-test")
     }
 
-    /// A POST of this body to the endpoint, with credentials.
+    /// A POST of `body` to the endpoint, with credentials.
     pub(crate) fn post(&self, body: impl Into<Bytes>) -> Request<Body> {
         self.request("POST").body(full(body)).expect("a request")
     }
@@ -81,24 +81,24 @@ impl Http2 {
     }
 }
 
-/// A body whose length is known.
+/// A body of known length.
 pub(crate) fn full(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).boxed_unsync()
 }
 
-/// A body that is sent piece by piece, without a length.
+/// A body of unknown length, sent chunk by chunk.
 pub(crate) fn pieces() -> (Sender<Bytes>, Body) {
     let (sender, body) = Channel::new(1);
     (sender, body.boxed_unsync())
 }
 
-/// The next piece of a response's body.
+/// The next frame of a response body.
 pub(crate) async fn piece(
     response: &mut Response<Incoming>,
 ) -> Option<hyper::Result<Frame<Bytes>>> {
     loop {
         let frame = soon("a piece", response.body_mut().frame()).await;
-        // An empty one may come with the end.
+        // An empty one may precede the end.
         let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
         if !matches!(&frame, Some(Ok(frame)) if is_empty(frame)) {
             return frame;
@@ -106,7 +106,7 @@ pub(crate) async fn piece(
     }
 }
 
-/// The whole body of a response, and its trailers.
+/// A whole response body, and its trailers.
 pub(crate) async fn collect(
     response: Response<Incoming>,
 ) -> hyper::Result<(Bytes, Option<HeaderMap>)> {
@@ -115,7 +115,7 @@ pub(crate) async fn collect(
     Ok((body.to_bytes(), trailers))
 }
 
-/// The fields in order, as text.
+/// The header fields in order, as text.
 pub(crate) fn fields(headers: &HeaderMap<HeaderValue>) -> Vec<(String, String)> {
     let field = |(name, value): (&http::HeaderName, &HeaderValue)| {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();

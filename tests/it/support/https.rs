@@ -1,4 +1,4 @@
-//! A client of the server over TLS, by another library than the server's own.
+//! A TLS client, by another library than the server's.
 
 use std::{
     net::SocketAddr,
@@ -25,18 +25,18 @@ use super::{Server, TempFile, Wire, http2::Http2, soon};
 
 pub(crate) type Tls = TlsStream<TcpStream>;
 
-/// A file of `tests/certificates`.
+/// A file in `tests/certificates`.
 pub(crate) fn certificate(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
     folder.join(name)
 }
 
-/// The server, serving HTTPS with a certificate and a key of `tests/certificates`.
+/// Starts the server with a certificate and a key from `tests/certificates`.
 pub(crate) fn start(config: &str, pair: [&str; 2]) -> Server {
     start_with(config, pair, &[])
 }
 
-/// The same, with environment variables.
+/// Like [`start`], with environment variables.
 pub(crate) fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -> Server {
     let config = TempFile::new("config.json", config);
     let mut command = Server::command();
@@ -47,20 +47,20 @@ pub(crate) fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &s
     Server::spawn(&mut command)
 }
 
-/// A connection that offers these protocols. It trusts the known authority alone.
+/// Connects with these ALPN protocols. Only the tests' own authority is trusted.
 pub(crate) async fn connect(address: SocketAddr, alpn: &[&str]) -> Wire<Tls> {
     let stream = try_connect(address, alpn, None).await;
     Wire::over(stream.expect("a handshake"))
 }
 
-/// The same in this version of TLS; a failed handshake is an error.
+/// Like [`connect`], with one version of TLS; returns why a handshake failed.
 pub(crate) async fn try_connect(
     address: SocketAddr,
     alpn: &[&str],
     version: Option<Protocol>,
 ) -> native_tls::Result<Tls> {
     let stream = soon("connecting", TcpStream::connect(address)).await;
-    let stream = stream.expect("someone listens");
+    let stream = stream.expect("a listener");
     stream.set_nodelay(true).expect("a socket");
     let authority = std::fs::read(certificate("authority.pem")).expect("a file");
     let mut connector = native_tls::TlsConnector::builder();
@@ -76,7 +76,7 @@ pub(crate) async fn try_connect(
     soon("a handshake", connector.connect("localhost", stream)).await
 }
 
-/// A connection of HTTP/2.
+/// Connects with HTTP/2.
 pub(crate) async fn http2(address: SocketAddr) -> Http2 {
     let wire = connect(address, &["h2"]).await;
     assert_eq!(chosen(&wire.stream).as_deref(), Some("h2"));
@@ -85,13 +85,13 @@ pub(crate) async fn http2(address: SocketAddr) -> Http2 {
     Http2::over(wire.stream, socket, address).await
 }
 
-/// The protocol that the server has chosen.
+/// The protocol that the server selected.
 pub(crate) fn chosen(stream: &Tls) -> Option<String> {
     let alpn = stream.get_ref().negotiated_alpn().expect("known");
     alpn.map(|alpn| String::from_utf8(alpn).expect("ASCII"))
 }
 
-/// Whether the server showed the first certificate of this file.
+/// Whether the server presented the first certificate of this file.
 pub(crate) fn shows(stream: &Tls, name: &str) -> bool {
     let pem = std::fs::read(certificate(name)).expect("a file");
     let expected = Certificate::from_pem(&pem).expect("a certificate");
@@ -99,8 +99,8 @@ pub(crate) fn shows(stream: &Tls, name: &str) -> bool {
     shown.expect("a certificate").to_der().unwrap() == expected.to_der().unwrap()
 }
 
-/// A connection on which an end without `close_notify` is an error. (The other library takes it for
-/// an end like any other.)
+/// Connects by rustls, for which an end without `close_notify` is an error. (The other library
+/// accepts it.)
 pub(crate) async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpStream>> {
     let stream = soon("connecting", TcpStream::connect(address)).await;
     let authority = CertificateDer::from_pem_file(certificate("authority.pem")).expect("a file");
@@ -113,6 +113,6 @@ pub(crate) async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStrea
         .with_no_client_auth();
     let connector = rustls::TlsConnector::from(Arc::new(config));
     let name = "localhost".try_into().expect("a name");
-    let stream = connector.connect(name, stream.expect("someone listens"));
+    let stream = connector.connect(name, stream.expect("a listener"));
     Wire::over(soon("a handshake", stream).await.expect("a handshake"))
 }

@@ -1,4 +1,4 @@
-//! What a process holds, as Linux tells it.
+//! The resources of a process, as reported by Linux.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -29,7 +29,7 @@ impl Usage {
     }
 }
 
-/// Waits until the server holds no more descriptors than this.
+/// Waits until the server has at most this many descriptors.
 pub(crate) async fn until_descriptors(server: &Server, most: usize, what: &str) {
     let fallen = async {
         while Usage::of(server).descriptors > most {
@@ -38,11 +38,11 @@ pub(crate) async fn until_descriptors(server: &Server, most: usize, what: &str) 
     };
     if timeout(PATIENCE, fallen).await.is_err() {
         let left = Usage::of(server).descriptors;
-        panic!("{what}: {left} descriptors are left, of which {most} were there before");
+        panic!("{what}: {left} descriptors are open, {most} were before");
     }
 }
 
-/// What the server holds once it has let go of the connections that have just been closed.
+/// The server's usage once the number of its descriptors has settled.
 pub(crate) async fn usage_at_rest(server: &Server) -> Usage {
     let mut last = Usage::of(server);
     let mut same = 0;
