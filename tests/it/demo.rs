@@ -1,10 +1,9 @@
 //! `--demo`: the embedded stand-in for the API. What OpenAI's own SDKs make of it is tested in
 //! `clients`.
 
-mod support;
-
 use serde_json::{Value, json};
-use support::{Message, Server, Wire, find, nobody, post, post_with};
+
+use crate::support::{Message, Server, Wire, find, nobody, post, post_with};
 
 /// A question to this model, with further fields.
 fn question(model: &str, more: Value) -> String {

@@ -1,18 +1,18 @@
 //! Which clock ends an exchange, and when none does.
 
-mod support;
-
 use std::{io, time::Duration};
 
-use support::{
-    Backend, Message, PATIENCE, Server, Unreachable, Wire, config_of, config_with, entry, find,
-    http2::{self, Http2},
-    post, response, soon,
-};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::sleep,
+};
+
+use crate::support::{
+    self, Backend, Message, PATIENCE, Server, Unreachable, Wire, config_of, config_with, entry,
+    find,
+    http2::{self, Http2},
+    post, response, soon,
 };
 
 const HEAD: &str =

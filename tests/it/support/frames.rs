@@ -1,40 +1,40 @@
-//! HTTP/2 frame by frame (RFC 9113), for what no proper client would send.
+//! HTTP/2 frame by frame (RFC 9113), for what no conforming client would send.
 
 use std::net::SocketAddr;
 
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::JoinHandle,
 };
 
 use super::soon;
 
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const PRIORITY: u8 = 2;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-pub const WINDOW_UPDATE: u8 = 8;
-pub const CONTINUATION: u8 = 9;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
-pub const END_STREAM: u8 = 1;
-pub const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 const ACK: u8 = 1;
 
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame").to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Fields in the plainest coding of HPACK (RFC 7541, section 6.2.2): nothing is checked.
-pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+/// Header fields as HPACK literals (RFC 7541, section 6.2.2), without any checks.
+pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -57,8 +57,8 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// The pseudo-header fields and the credentials of a request to the endpoint.
-pub const REQUEST: [(&str, &str); 5] = [
+/// A request to the endpoint: its pseudo-header fields and credentials.
+pub(crate) const REQUEST: [(&str, &str); 5] = [
     (":method", "POST"),
     (":scheme", "http"),
     (":authority", "proxy.test"),
@@ -66,30 +66,22 @@ pub const REQUEST: [(&str, &str); 5] = [
     ("authorization", "Bearer sk-test"),
 ];
 
-/// Writes frames, and reads and forgets what comes but for how it ends.
-pub struct Frames {
+/// A connection that writes any frames, and reads nothing but acknowledgements of pings.
+pub(crate) struct Frames {
     write: OwnedWriteHalf,
-    reader: JoinHandle<Vec<Frame>>,
-    acknowledged: tokio::sync::watch::Receiver<u64>,
+    reader: JoinHandle<()>,
+    acknowledged: watch::Receiver<u64>,
     pings: u64,
-}
-
-#[derive(Debug)]
-pub struct Frame {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
 }
 
 impl Frames {
     /// Connects, and sends the preface and empty settings.
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await;
-        let stream = stream.expect("someone listens");
+        let stream = stream.expect("a listener");
         stream.set_nodelay(true).expect("a socket");
         let (read, write) = stream.into_split();
-        let (acknowledge, acknowledged) = tokio::sync::watch::channel(0);
+        let (acknowledge, acknowledged) = watch::channel(0);
         let mut frames = Self {
             write,
             reader: tokio::spawn(read_all(read, acknowledge)),
@@ -102,13 +94,13 @@ impl Frames {
         frames
     }
 
-    /// Says whether the server still takes what is sent.
-    pub async fn send(&mut self, frames: &[u8]) -> bool {
+    /// Returns whether the server still reads.
+    pub(crate) async fn send(&mut self, frames: &[u8]) -> bool {
         soon("writing", self.write.write_all(frames)).await.is_ok()
     }
 
-    /// Waits until the server has seen all that was sent; says whether it lives on.
-    pub async fn is_served(&mut self) -> bool {
+    /// Waits until the server has read everything sent; returns whether the connection lives on.
+    pub(crate) async fn is_served(&mut self) -> bool {
         self.pings += 1;
         let number = self.pings;
         let ping = frame(PING, 0, 0, &number.to_be_bytes());
@@ -117,19 +109,14 @@ impl Frames {
         soon("an answer to a ping", acknowledged).await.is_ok() && sent
     }
 
-    /// Closes, and gives the frames that came, but for pings and settings.
-    pub async fn close(mut self) -> Vec<Frame> {
+    /// Closes the connection, and waits until the server has closed it, too.
+    pub(crate) async fn close(mut self) {
         let _ = self.write.shutdown().await;
-        soon("the end", self.reader).await.expect("no panic")
+        soon("the end", self.reader).await.expect("no panic");
     }
 }
 
-async fn read_all(
-    mut read: OwnedReadHalf,
-    acknowledge: tokio::sync::watch::Sender<u64>,
-) -> Vec<Frame> {
-    use tokio::io::AsyncReadExt;
-    let mut frames = Vec::new();
+async fn read_all(mut read: OwnedReadHalf, acknowledge: watch::Sender<u64>) {
     let mut head = [0; 9];
     while read.read_exact(&mut head).await.is_ok() {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
@@ -137,19 +124,9 @@ async fn read_all(
         if read.read_exact(&mut payload).await.is_err() {
             break;
         }
-        match head[3] {
-            PING if head[4] & ACK != 0 => {
-                let number = payload.try_into().expect("8 bytes");
-                acknowledge.send_replace(u64::from_be_bytes(number));
-            }
-            PING | SETTINGS => {}
-            kind => frames.push(Frame {
-                kind,
-                flags: head[4],
-                stream: u32::from_be_bytes(head[5..].try_into().expect("4 bytes")),
-                payload,
-            }),
+        if head[3] == PING && head[4] & ACK != 0 {
+            let number = payload.try_into().expect("8 bytes");
+            acknowledge.send_replace(u64::from_be_bytes(number));
         }
     }
-    frames
 }

@@ -1,7 +1,5 @@
 //! `async-openai` through the axum example: answers, streams and errors as from the API itself.
 
-mod support;
-
 use std::process::Command;
 
 use async_openai::{
@@ -13,8 +11,11 @@ use async_openai::{
         CreateChatCompletionRequestArgs, CreateChatCompletionStreamResponse, FinishReason,
     },
 };
-use support::{Backend, Server, TempFile, config_for, config_of, entry, example, nobody, soon};
 use tokio_stream::StreamExt;
+
+use crate::support::{
+    Backend, Server, TempFile, config_for, config_of, entry, example, nobody, soon,
+};
 
 /// The axum example with these backends, and a client of it.
 fn app(config: &str) -> (Server, Client<OpenAIConfig>) {

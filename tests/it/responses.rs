@@ -1,22 +1,21 @@
 //! What becomes of a response on its way to the client.
 
-mod support;
-
 use std::{io::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
 use hyper::body::Incoming;
 use socket2::SockRef;
-use support::{
-    Backend, Message, Record, Server, Wire, chunked, config_for,
-    http2::{self, Http2},
-    noise, post, post_with, response, soon, write_until_stopped,
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpSocket,
     task::JoinHandle,
+};
+
+use crate::support::{
+    Backend, Message, Record, Server, Wire, chunked, config_for,
+    http2::{self, Http2},
+    noise, post, post_with, response, soon, write_until_stopped,
 };
 
 /// A head of a streamed response as a backend may send it and the proxy does, to the byte.

@@ -1,4 +1,4 @@
-//! What a process holds, as Linux tells it.
+//! The resources of a process, as reported by Linux.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -7,15 +7,15 @@ use tokio::time::{sleep, timeout};
 use super::{PATIENCE, Server};
 
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
-    pub descriptors: usize,
-    pub threads: usize,
+pub(crate) struct Usage {
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
     /// Resident memory, in KiB.
-    pub memory: usize,
+    pub(crate) memory: usize,
 }
 
 impl Usage {
-    pub fn of(server: &Server) -> Self {
+    pub(crate) fn of(server: &Server) -> Self {
         let process = PathBuf::from(format!("/proc/{}", server.id()));
         let entries = |name| fs::read_dir(process.join(name)).expect("a process").count();
         let status = fs::read_to_string(process.join("status")).expect("a process");
@@ -29,8 +29,8 @@ impl Usage {
     }
 }
 
-/// Waits until the server holds no more descriptors than this.
-pub async fn until_descriptors(server: &Server, most: usize, what: &str) {
+/// Waits until the server has at most this many descriptors.
+pub(crate) async fn until_descriptors(server: &Server, most: usize, what: &str) {
     let fallen = async {
         while Usage::of(server).descriptors > most {
             sleep(Duration::from_millis(20)).await;
@@ -38,12 +38,12 @@ pub async fn until_descriptors(server: &Server, most: usize, what: &str) {
     };
     if timeout(PATIENCE, fallen).await.is_err() {
         let left = Usage::of(server).descriptors;
-        panic!("{what}: {left} descriptors are left, of which {most} were there before");
+        panic!("{what}: {left} descriptors are open, {most} were before");
     }
 }
 
-/// What the server holds once it has let go of the connections that have just been closed.
-pub async fn usage_at_rest(server: &Server) -> Usage {
+/// The server's usage once the number of its descriptors has settled.
+pub(crate) async fn usage_at_rest(server: &Server) -> Usage {
     let mut last = Usage::of(server);
     let mut same = 0;
     while same < 10 {

@@ -2,11 +2,11 @@
 
 #![cfg(unix)]
 
-mod support;
-
 use std::{fs, time::Duration};
 
-use support::{Backend, Server, TempFile, Wire, config_for, nobody, post, response, soon};
+use crate::support::{
+    self, Backend, Server, TempFile, Wire, config_for, nobody, post, response, soon,
+};
 
 fn start(config: &TempFile, arguments: &[&str]) -> Server {
     let mut command = Server::command();

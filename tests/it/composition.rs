@@ -1,7 +1,5 @@
 //! The layers with other middleware, as the recipes in the module docs have it.
 
-mod support;
-
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -29,10 +27,6 @@ use hyper_util::{
     client::legacy::{self, Client},
     rt::TokioExecutor,
 };
-use support::{
-    Backend, Wire, config_for, config_of, config_with, entry, nobody, post, post_with, response,
-    soon,
-};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tower::{
     BoxError, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer, service_fn,
@@ -43,6 +37,11 @@ use tower_openai_proxy::{
     ModelOverride, ModelOverrideLayer, OpenAiProxy, OpenAiProxyLayer, RequestBody, Timeout,
     TimeoutLayer,
     route::{Select, select_fn},
+};
+
+use crate::support::{
+    self, Backend, Wire, config_for, config_of, config_with, entry, nobody, post, post_with,
+    response, soon,
 };
 
 type OneBackend = tower_openai_proxy::Backend;

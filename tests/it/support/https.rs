@@ -1,4 +1,4 @@
-//! A client of the server over TLS, by another library than the server's own.
+//! A TLS client, by another library than the server's.
 
 use std::{
     net::SocketAddr,
@@ -23,21 +23,21 @@ use tokio_rustls::{
 
 use super::{Server, TempFile, Wire, http2::Http2, soon};
 
-pub type Tls = TlsStream<TcpStream>;
+pub(crate) type Tls = TlsStream<TcpStream>;
 
-/// A file of `tests/certificates`.
-pub fn certificate(name: &str) -> PathBuf {
+/// A file in `tests/certificates`.
+pub(crate) fn certificate(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
     folder.join(name)
 }
 
-/// The server, serving HTTPS with a certificate and a key of `tests/certificates`.
-pub fn start(config: &str, pair: [&str; 2]) -> Server {
+/// Starts the server with a certificate and a key from `tests/certificates`.
+pub(crate) fn start(config: &str, pair: [&str; 2]) -> Server {
     start_with(config, pair, &[])
 }
 
-/// The same, with environment variables.
-pub fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -> Server {
+/// Like [`start`], with environment variables.
+pub(crate) fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -> Server {
     let config = TempFile::new("config.json", config);
     let mut command = Server::command();
     command.arg("--config").arg(&config.path);
@@ -47,20 +47,20 @@ pub fn start_with(config: &str, pair: [&str; 2], environment: &[(&str, &str)]) -
     Server::spawn(&mut command)
 }
 
-/// A connection that offers these protocols. It trusts the known authority alone.
-pub async fn connect(address: SocketAddr, alpn: &[&str]) -> Wire<Tls> {
+/// Connects with these ALPN protocols. Only the tests' own authority is trusted.
+pub(crate) async fn connect(address: SocketAddr, alpn: &[&str]) -> Wire<Tls> {
     let stream = try_connect(address, alpn, None).await;
     Wire::over(stream.expect("a handshake"))
 }
 
-/// The same in this version of TLS; a failed handshake is an error.
-pub async fn try_connect(
+/// Like [`connect`], with one version of TLS; returns why a handshake failed.
+pub(crate) async fn try_connect(
     address: SocketAddr,
     alpn: &[&str],
     version: Option<Protocol>,
 ) -> native_tls::Result<Tls> {
     let stream = soon("connecting", TcpStream::connect(address)).await;
-    let stream = stream.expect("someone listens");
+    let stream = stream.expect("a listener");
     stream.set_nodelay(true).expect("a socket");
     let authority = std::fs::read(certificate("authority.pem")).expect("a file");
     let mut connector = native_tls::TlsConnector::builder();
@@ -76,8 +76,8 @@ pub async fn try_connect(
     soon("a handshake", connector.connect("localhost", stream)).await
 }
 
-/// A connection of HTTP/2.
-pub async fn http2(address: SocketAddr) -> Http2 {
+/// Connects with HTTP/2.
+pub(crate) async fn http2(address: SocketAddr) -> Http2 {
     let wire = connect(address, &["h2"]).await;
     assert_eq!(chosen(&wire.stream).as_deref(), Some("h2"));
     let tcp = wire.stream.get_ref().get_ref().get_ref();
@@ -85,23 +85,23 @@ pub async fn http2(address: SocketAddr) -> Http2 {
     Http2::over(wire.stream, socket, address).await
 }
 
-/// The protocol that the server has chosen.
-pub fn chosen(stream: &Tls) -> Option<String> {
+/// The protocol that the server selected.
+pub(crate) fn chosen(stream: &Tls) -> Option<String> {
     let alpn = stream.get_ref().negotiated_alpn().expect("known");
     alpn.map(|alpn| String::from_utf8(alpn).expect("ASCII"))
 }
 
-/// Whether the server showed the first certificate of this file.
-pub fn shows(stream: &Tls, name: &str) -> bool {
+/// Whether the server presented the first certificate of this file.
+pub(crate) fn shows(stream: &Tls, name: &str) -> bool {
     let pem = std::fs::read(certificate(name)).expect("a file");
     let expected = Certificate::from_pem(&pem).expect("a certificate");
     let shown = stream.get_ref().peer_certificate().expect("readable");
     shown.expect("a certificate").to_der().unwrap() == expected.to_der().unwrap()
 }
 
-/// A connection on which an end without `close_notify` is an error. (The other library takes it for
-/// an end like any other.)
-pub async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpStream>> {
+/// Connects by rustls, for which an end without `close_notify` is an error. (The other library
+/// accepts it.)
+pub(crate) async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpStream>> {
     let stream = soon("connecting", TcpStream::connect(address)).await;
     let authority = CertificateDer::from_pem_file(certificate("authority.pem")).expect("a file");
     let mut roots = RootCertStore::empty();
@@ -113,6 +113,6 @@ pub async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpSt
         .with_no_client_auth();
     let connector = rustls::TlsConnector::from(Arc::new(config));
     let name = "localhost".try_into().expect("a name");
-    let stream = connector.connect(name, stream.expect("someone listens"));
+    let stream = connector.connect(name, stream.expect("a listener"));
     Wire::over(soon("a handshake", stream).await.expect("a handshake"))
 }

@@ -1,7 +1,5 @@
 //! No key, in full or in part, is told to anyone but the backend that it is for.
 
-mod support;
-
 use std::{
     convert::Infallible,
     fmt::{Debug, Write as _},
@@ -13,11 +11,6 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use support::{
-    Backend, Message, Server, TempFile, Unreachable, Wire, config_of,
-    http2::{self, Http2},
-    nobody, response, soon,
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -30,6 +23,12 @@ use tower::{Layer, Service, ServiceExt, util::service_fn};
 use tower_openai_proxy::{
     AuthPassthroughLayer, BackendConfig, BackendRouteLayer, Config, Forward, ModelOverrideLayer,
     OpenAiProxyLayer, RequestBody, TimeoutLayer,
+};
+
+use crate::support::{
+    self, Backend, Message, Server, TempFile, Unreachable, Wire, config_of,
+    http2::{self, Http2},
+    nobody, response, soon,
 };
 
 // What must stay secret, wherever it stands.

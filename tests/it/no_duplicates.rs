@@ -2,8 +2,6 @@
 //! sent again, and a close that came before the next request is nobody's error. One that crosses a
 //! request on its way is an error which no client of HTTP/1.1 can avoid (RFC 9112, section 9.3.1).
 
-mod support;
-
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -14,13 +12,14 @@ use std::{
     time::Duration,
 };
 
-use support::{Backend, Server, Wire, config_of, entry, post, response, soon};
 use tokio::{
     io::AsyncWriteExt,
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
+
+use crate::support::{self, Backend, Server, Wire, config_of, entry, post, response, soon};
 
 const REQUESTS: usize = 10_000;
 

@@ -1,7 +1,5 @@
 //! Starting the server: its arguments, its configuration, its logs, and the connections it takes.
 
-mod support;
-
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -11,13 +9,14 @@ use std::{
 
 use http::{Request, StatusCode};
 use serde_json::Value;
-use support::{
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{
     Backend, DEMO_CONFIG, PATIENCE, Server, TempFile, Wire, config_for, config_of, config_with,
     entry,
     http2::{Http2, collect, full},
     nobody, post, post_with, response,
 };
-use tokio::io::AsyncWriteExt;
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
 
@@ -267,7 +266,7 @@ async fn a_configuration_with_comments_loads_as_it_stands() {
 #[cfg(feature = "native-tls")]
 #[tokio::test]
 async fn the_configuration_that_is_shipped_loads() {
-    let server = Server::start(include_str!("../config.json"));
+    let server = Server::start(include_str!("../../config.json"));
     assert_eq!(backends(&server).await, ["LLM1"]);
 }
 
@@ -379,7 +378,7 @@ fn a_configuration_that_is_not_there_is_an_error() {
 #[cfg(not(feature = "native-tls"))]
 #[test]
 fn without_tls_an_https_backend_is_a_configuration_error() {
-    let file = TempFile::new("https.json", include_str!("../config.json"));
+    let file = TempFile::new("https.json", include_str!("../../config.json"));
     assert!(message_for(&file.path).contains("native-tls"));
 }
 

@@ -3,20 +3,19 @@
 // Elsewhere the library of this client finds no authority that a test can choose.
 #![cfg(not(any(windows, target_vendor = "apple")))]
 
-mod support;
-
 use std::{fs, net::TcpListener, path::Path, process::Output, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
-use support::{
-    Backend, DEMO_CONFIG, Server, TempFile, Wire, config_for, config_with, entry,
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_native_tls::native_tls::Protocol;
+
+use crate::support::{
+    self, Backend, DEMO_CONFIG, Server, TempFile, Wire, config_for, config_with, entry,
     http2::{collect, piece, pieces},
     https::{self, Tls, certificate, connect},
     post, response, soon,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_native_tls::native_tls::Protocol;
 
 const GOOD: [&str; 2] = ["good.pem", "leaf.key"];
 

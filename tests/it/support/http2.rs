@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2 with prior knowledge (RFC 9113, section 3.3).
+//! An HTTP/2 client with prior knowledge (RFC 9113, section 3.3).
 
 use std::{
     convert::Infallible,
@@ -23,26 +23,26 @@ use tokio::{
 
 use super::soon;
 
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Sends requests on one connection. It is closed with the last of its clones and streams.
+/// Sends requests on one connection, which closes with its last clone and stream.
 #[derive(Clone)]
-pub struct Http2 {
+pub(crate) struct Http2 {
     sender: SendRequest<Body>,
     socket: Arc<Socket>,
     address: SocketAddr,
 }
 
 impl Http2 {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await;
-        let stream = stream.expect("someone listens");
+        let stream = stream.expect("a listener");
         let socket = SockRef::from(&stream).try_clone().expect("a socket");
         Self::over(stream, socket, address).await
     }
 
-    /// Over any stream that this is the socket of, such as one of TLS.
-    pub async fn over<S>(stream: S, socket: Socket, address: SocketAddr) -> Self
+    /// Wraps any stream over this socket, such as TLS.
+    pub(crate) async fn over<S>(stream: S, socket: Socket, address: SocketAddr) -> Self
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -56,47 +56,49 @@ impl Http2 {
         }
     }
 
-    /// Closes the connection, whatever is going on.
-    pub fn break_off(&self) {
+    /// Shuts the connection down at once.
+    pub(crate) fn break_off(&self) {
         self.socket.shutdown(Shutdown::Both).expect("connected");
     }
 
     /// A request to the endpoint, with credentials.
-    pub fn request(&self, method: &str) -> http::request::Builder {
+    pub(crate) fn request(&self, method: &str) -> http::request::Builder {
         Request::builder()
             .method(method)
             .uri(format!("http://{}/v1/chat/completions", self.address))
             .header("authorization", "Bearer sk-test")
     }
 
-    /// A POST of this body to the endpoint, with credentials.
-    pub fn post(&self, body: impl Into<Bytes>) -> Request<Body> {
+    /// A POST of `body` to the endpoint, with credentials.
+    pub(crate) fn post(&self, body: impl Into<Bytes>) -> Request<Body> {
         self.request("POST").body(full(body)).expect("a request")
     }
 
     /// Sends a request and waits for the response's head.
-    pub async fn send(&self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn send(&self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         let response = self.sender.clone().send_request(request);
         soon("a response's head", response).await
     }
 }
 
-/// A body whose length is known.
-pub fn full(body: impl Into<Bytes>) -> Body {
+/// A body of known length.
+pub(crate) fn full(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).boxed_unsync()
 }
 
-/// A body that is sent piece by piece, without a length.
-pub fn pieces() -> (Sender<Bytes>, Body) {
+/// A body of unknown length, sent chunk by chunk.
+pub(crate) fn pieces() -> (Sender<Bytes>, Body) {
     let (sender, body) = Channel::new(1);
     (sender, body.boxed_unsync())
 }
 
-/// The next piece of a response's body.
-pub async fn piece(response: &mut Response<Incoming>) -> Option<hyper::Result<Frame<Bytes>>> {
+/// The next frame of a response body.
+pub(crate) async fn piece(
+    response: &mut Response<Incoming>,
+) -> Option<hyper::Result<Frame<Bytes>>> {
     loop {
         let frame = soon("a piece", response.body_mut().frame()).await;
-        // An empty one may come with the end.
+        // An empty one may precede the end.
         let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
         if !matches!(&frame, Some(Ok(frame)) if is_empty(frame)) {
             return frame;
@@ -104,15 +106,17 @@ pub async fn piece(response: &mut Response<Incoming>) -> Option<hyper::Result<Fr
     }
 }
 
-/// The whole body of a response, and its trailers.
-pub async fn collect(response: Response<Incoming>) -> hyper::Result<(Bytes, Option<HeaderMap>)> {
+/// A whole response body, and its trailers.
+pub(crate) async fn collect(
+    response: Response<Incoming>,
+) -> hyper::Result<(Bytes, Option<HeaderMap>)> {
     let body = soon("a body", response.into_body().collect()).await?;
     let trailers = body.trailers().cloned();
     Ok((body.to_bytes(), trailers))
 }
 
-/// The fields in order, as text.
-pub fn fields(headers: &HeaderMap<HeaderValue>) -> Vec<(String, String)> {
+/// The header fields in order, as text.
+pub(crate) fn fields(headers: &HeaderMap<HeaderValue>) -> Vec<(String, String)> {
     let field = |(name, value): (&http::HeaderName, &HeaderValue)| {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         (name.to_string(), value)

@@ -1,8 +1,6 @@
 //! Clients that misbehave: what they send reaches a backend as one proper request or not at all,
 //! they hold nobody else up, and nothing of them is left when they are gone.
 
-mod support;
-
 use std::{
     net::SocketAddr,
     sync::{
@@ -12,17 +10,18 @@ use std::{
     time::Duration,
 };
 
-#[cfg(target_os = "linux")]
-use support::usage::{Usage, until_descriptors, usage_at_rest};
-use support::{
-    Backend, Message, Server, Wire, config_of, entry, find,
-    frames::{self, Frames, block, frame},
-    post, post_with, response, soon,
-};
 use tokio::{
     io::AsyncWriteExt,
     task::JoinSet,
     time::{sleep, timeout},
+};
+
+#[cfg(target_os = "linux")]
+use crate::support::usage::{Usage, until_descriptors, usage_at_rest};
+use crate::support::{
+    self, Backend, Message, Server, Wire, config_of, entry, find,
+    frames::{self, Frames, block, frame},
+    post, post_with, response, soon,
 };
 
 /// Requests to this path are never answered.
@@ -177,7 +176,7 @@ fn affordable(wanted: usize) -> usize {
         .args(["-c", "ulimit -n"])
         .output();
     let limit = String::from_utf8(limit.expect("a shell").stdout).expect("UTF-8");
-    // The other tests of this file need some, too.
+    // The other tests need some, too.
     let affordable = limit
         .trim()
         .parse()
@@ -192,6 +191,7 @@ fn affordable(wanted: usize) -> usize {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn two_thousand_connections_that_say_nothing_hold_nobody_up_and_are_gone_with_their_end() {
+    let _crowd = support::MANY_CONNECTIONS.lock().await;
     let count = affordable(2000);
     let ledger = Ledger::start().await;
     let config = support::TempFile::new("config.json", &ledger.config());

@@ -7,19 +7,12 @@
     not(any(windows, target_vendor = "apple"))
 ))]
 
-mod support;
-
 use std::{future::poll_fn, net::Shutdown, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use socket2::{SockRef, Socket};
-use support::{
-    Backend, Message, Server, Wire, chunked, config_of, find,
-    http2::{self, Http2},
-    noise, post, post_with, response, soon,
-};
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -27,6 +20,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_native_tls::{TlsAcceptor, TlsStream};
+
+use crate::support::{
+    self, Backend, Message, Server, Wire, chunked, config_of, find,
+    http2::{self, Http2},
+    noise, post, post_with, response, soon,
+};
 
 /// A backend that takes HTTP/2 alone, or that and HTTP/1.1.
 struct Http2Backend {

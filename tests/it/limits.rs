@@ -1,7 +1,5 @@
 //! What one client can make the server hold, and what happens when the system gives no more.
 
-mod support;
-
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -9,12 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use support::{
-    Backend, Server, Unreachable, Wire, config_for, config_of, entry,
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::support::{
+    self, Backend, Server, Unreachable, Wire, config_for, config_of, entry,
     http2::{Http2, collect, full},
     post, response, soon,
 };
-use tokio::{net::TcpStream, time::timeout};
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
 

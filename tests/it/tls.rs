@@ -6,21 +6,20 @@
     not(any(windows, target_vendor = "apple"))
 ))]
 
-mod support;
-
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use support::{
-    Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with, response,
-    soon,
-};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_native_tls::{
     TlsAcceptor, TlsStream,
     native_tls::{self, Identity},
+};
+
+use crate::support::{
+    Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with, response,
+    soon,
 };
 
 fn certificates() -> PathBuf {

@@ -1,15 +1,14 @@
 //! Which backend gets a request, and what happens when one fails.
 
-mod support;
-
 use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
-use support::{
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{
     Backend, Message, Record, Server, Unreachable, Wire, config_for, config_of, config_with, entry,
     nobody, post, post_with, response, soon,
 };
-use tokio::io::AsyncWriteExt;
 
 const OK: &str = "200 OK";
 

@@ -1,13 +1,11 @@
 //! What becomes of a request on its way to the backend.
 
-mod support;
-
 use std::io::Write as _;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
 
-use support::{
+use crate::support::{
     Backend, Message, Server, Wire, chunked, config_for, config_of, entry, find,
     http2::{self, Http2},
     nobody, noise, post, post_with, response, write_until_stopped,

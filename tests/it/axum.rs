@@ -1,35 +1,35 @@
 //! The proxy in an axum app: the app's own routes are what they were without it, byte for byte, and
 //! ours are proxied wherever the layer stands on the outermost router.
 
-mod support;
-
-#[allow(dead_code, unreachable_pub)]
-#[path = "../examples/axum.rs"]
-mod example;
-
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     process::Command,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
-    Router,
+    Json, Router,
     body::Body,
-    extract::State,
-    routing::{get, post},
+    extract::{
+        State,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    response::{
+        Response,
+        sse::{Event, Sse},
+    },
+    routing::{any, get, post},
 };
 use bytes::Bytes;
-use http::Request;
+use http::{Request, StatusCode, Uri};
 use http_body_util::Channel;
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
-use support::{
-    Backend, Server, TempFile, Wire, chunked, config_for, config_of, entry, example as built,
-    http2::{self, Http2},
-    nobody, noise, post as post_ours, post_with, response, soon,
-};
+use serde::Deserialize;
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
 use tower::Layer;
 use tower_http::{
     compression::{CompressionLayer, predicate::SizeAbove},
@@ -37,6 +37,53 @@ use tower_http::{
     trace::TraceLayer,
 };
 use tower_openai_proxy::{Config, OpenAiProxyLayer};
+
+use crate::support::{
+    Backend, Server, TempFile, Wire, chunked, config_for, config_of, entry, example,
+    http2::{self, Http2},
+    nobody, noise, post as post_ours, post_with, response, soon,
+};
+
+/// An app with a route of each kind, and a fallback.
+fn own_app() -> Router {
+    let countdown = async || {
+        let seconds = ["3", "2", "1", "lift-off"].map(|text| Event::default().data(text));
+        let paced = tokio_stream::iter(seconds).throttle(Duration::from_millis(100));
+        Sse::new(paced.map(Ok::<_, Infallible>))
+    };
+    Router::new()
+        .route("/", get(async || "An app of its own.\n"))
+        .route("/greetings", post(greet))
+        .route("/countdown", get(countdown))
+        .route("/echo", any(echo))
+        .fallback(async |uri: Uri| {
+            (
+                StatusCode::NOT_FOUND,
+                format!("Nothing at {}.\n", uri.path()),
+            )
+        })
+}
+
+#[derive(Deserialize)]
+struct Person {
+    name: String,
+}
+
+async fn greet(Json(person): Json<Person>) -> String {
+    format!("Hello, {}!", person.name)
+}
+
+async fn echo(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async |mut socket: WebSocket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            if matches!(message, Message::Text(_) | Message::Binary(_))
+                && socket.send(message).await.is_err()
+            {
+                break;
+            }
+        }
+    })
+}
 
 /// Serves this app in this test.
 async fn serve(app: Router) -> SocketAddr {
@@ -59,10 +106,10 @@ async fn proxy() -> OpenAiProxyLayer {
     OpenAiProxyLayer::from_config(config)
 }
 
-/// The example's app as it was, and with the proxy.
+/// The app as it is, and with the proxy.
 async fn without_and_with() -> [SocketAddr; 2] {
-    let with = example::app().layer(proxy().await);
-    [serve(example::app()).await, serve(with).await]
+    let with = own_app().layer(proxy().await);
+    [serve(own_app()).await, serve(with).await]
 }
 
 /// All that comes for these bytes until the connection is closed, but for the time of day.
@@ -317,7 +364,7 @@ async fn the_apps_own_request_bodies_flow_piece_by_piece() {
 
 #[tokio::test]
 async fn the_example_runs_as_its_first_lines_say() {
-    let app = Server::spawn(Command::new(built("axum")).arg("127.0.0.1:0"));
+    let app = Server::spawn(Command::new(example("axum")).arg("127.0.0.1:0"));
     let answer = exchange(
         app.address,
         b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -337,7 +384,7 @@ async fn the_example_runs_as_its_first_lines_say() {
 async fn the_example_takes_an_address_and_a_configuration() {
     let backend = Backend::start().await;
     let config = TempFile::new("config.json", &config_for(&backend));
-    let mut command = Command::new(built("axum"));
+    let mut command = Command::new(example("axum"));
     let app = Server::spawn(command.arg("127.0.0.1:0").arg(&config.path));
     let mut client = Wire::connect(app.address).await;
 
@@ -373,7 +420,7 @@ async fn the_example_takes_an_address_and_a_configuration() {
 #[tokio::test]
 async fn the_apps_limit_on_bodies_is_not_ours() {
     let backend = Backend::start().await;
-    let address = serve(example::app().layer(proxy_to(&backend))).await;
+    let address = serve(own_app().layer(proxy_to(&backend))).await;
     let body = "x".repeat(3 * 1024 * 1024); // axum's is 2 MiB
     let mut client = Wire::connect(address).await;
     let request = post_ours(&body);
@@ -386,7 +433,7 @@ async fn the_apps_limit_on_bodies_is_not_ours() {
 #[tokio::test]
 async fn ours_is_streamed_piece_by_piece_over_http1() {
     let backend = Backend::start().await;
-    let address = serve(example::app().layer(proxy_to(&backend))).await;
+    let address = serve(own_app().layer(proxy_to(&backend))).await;
     let mut client = Wire::connect(address).await;
     client.send(post_ours(r#"{"stream":true}"#)).await;
     let mut wire = backend.accept().await;
@@ -411,7 +458,7 @@ async fn ours_is_streamed_piece_by_piece_over_http1() {
 #[tokio::test]
 async fn ours_is_streamed_piece_by_piece_over_http2() {
     let backend = Backend::start().await;
-    let address = serve(example::app().layer(proxy_to(&backend))).await;
+    let address = serve(own_app().layer(proxy_to(&backend))).await;
     let client = Http2::connect(address).await;
     let answer = tokio::spawn({
         let client = client.clone();
@@ -446,7 +493,7 @@ async fn ours_is_streamed_piece_by_piece_over_http2() {
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_backends_request() {
     let backend = Backend::start().await;
-    let address = serve(example::app().layer(proxy_to(&backend))).await;
+    let address = serve(own_app().layer(proxy_to(&backend))).await;
 
     // Before the head, and within the body.
     for head in ["", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun"] {
@@ -480,7 +527,7 @@ async fn a_client_that_leaves_ends_the_backends_request() {
 #[tokio::test]
 async fn a_backend_that_breaks_off_is_no_clean_end() {
     let backend = Backend::start().await;
-    let address = serve(example::app().layer(proxy_to(&backend))).await;
+    let address = serve(own_app().layer(proxy_to(&backend))).await;
     let begun = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n";
 
     let mut client = Wire::connect(address).await;
@@ -668,7 +715,7 @@ async fn nothing_is_added_to_an_answer_but_where_the_app_has_a_route_at_the_path
 #[tokio::test]
 async fn a_cors_layer_outside_answers_preflights_and_marks_our_answers() {
     let backend = Backend::start().await;
-    let app = example::app().layer(proxy_to(&backend));
+    let app = own_app().layer(proxy_to(&backend));
     let address = serve(app.layer(CorsLayer::permissive())).await;
     let mut client = Wire::connect(address).await;
     client
@@ -690,7 +737,7 @@ async fn a_cors_layer_outside_answers_preflights_and_marks_our_answers() {
     );
     assert!(!backend.is_contacted().await);
     // Which the proxy by itself refuses: it has no credentials.
-    let bare = serve(example::app().layer(proxy_to(&backend))).await;
+    let bare = serve(own_app().layer(proxy_to(&backend))).await;
     let preflight = "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let answer = exchange(bare, preflight.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
@@ -726,7 +773,7 @@ async fn a_cors_layer_outside_answers_preflights_and_marks_our_answers() {
 #[tokio::test]
 async fn a_trace_layer_outside_changes_nothing() {
     let backend = Backend::start().await;
-    let app = example::app().layer(proxy_to(&backend));
+    let app = own_app().layer(proxy_to(&backend));
     let address = serve(app.layer(TraceLayer::new_for_http())).await;
     let mut client = Wire::connect(address).await;
     client.send(post_ours("{}")).await;
@@ -747,7 +794,7 @@ async fn a_trace_layer_outside_changes_nothing() {
 #[tokio::test]
 async fn compression_outside_leaves_event_streams_alone_and_compresses_answers() {
     let backend = Backend::start().await;
-    let app = example::app().layer(proxy_to(&backend));
+    let app = own_app().layer(proxy_to(&backend));
     let mut client = Wire::connect(serve(app.layer(CompressionLayer::new())).await).await;
     let ours = post_with("Accept-Encoding: gzip\r\n", "{}");
 
@@ -787,7 +834,7 @@ async fn compression_outside_leaves_event_streams_alone_and_compresses_answers()
 #[tokio::test]
 async fn a_compressed_stream_still_flows_and_still_breaks() {
     let backend = Backend::start().await;
-    let app = example::app().layer(proxy_to(&backend));
+    let app = own_app().layer(proxy_to(&backend));
     let everything = CompressionLayer::new().compress_when(SizeAbove::new(0));
     let mut client = Wire::connect(serve(app.layer(everything)).await).await;
     client

@@ -1,23 +1,12 @@
 //! The proxy in a tonic server: its gRPC services are what they were without it, and ours are
 //! proxied beside them, over HTTP/2 and HTTP/1.1.
 
-mod support;
-
-#[allow(dead_code, unreachable_pub)]
-#[path = "../examples/tonic.rs"]
-mod example;
-
 use std::{net::SocketAddr, process::Command, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use support::{
-    Backend, Server, TempFile, Wire, config_for, config_of, entry, example as built,
-    http2::{self, Http2},
-    nobody, post, response, soon,
-};
 use tonic::{
     service::Routes,
     transport::{self, server::TcpIncoming},
@@ -25,6 +14,12 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{BoxError, ServiceBuilder};
 use tower_openai_proxy::{Config, Error, OpenAiProxyLayer};
+
+use crate::support::{
+    self, Backend, Server, TempFile, Wire, config_for, config_of, entry, example,
+    http2::{self, Http2},
+    nobody, post, response, soon,
+};
 
 /// Serves in this test; `$server` is a tonic server with its layers.
 macro_rules! serve {
@@ -46,11 +41,17 @@ fn proxy_to(backend: &Backend) -> OpenAiProxyLayer {
     OpenAiProxyLayer::from_config(config)
 }
 
-/// The example's services as they were, and with the proxy; both report what one reporter says.
+/// A service with calls and streams of its own: gRPC's health protocol.
+fn health() -> (HealthReporter, Routes) {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    (reporter, Routes::new(service))
+}
+
+/// The service as it is, and with the proxy; both report what one reporter says.
 async fn without_and_with() -> (HealthReporter, [SocketAddr; 2]) {
     let config = config_of(&[entry("LLM1", nobody().await, "")], "");
     let proxy = OpenAiProxyLayer::from_config(config.parse().expect("a configuration"));
-    let (reporter, routes) = example::app();
+    let (reporter, routes) = health();
     let without = serve!(server(), routes.clone());
     let with = serve!(server().layer(proxy), routes);
     (reporter, [without, with])
@@ -232,7 +233,7 @@ async fn a_deadline_of_the_client_is_kept_the_same() {
 #[tokio::test]
 async fn ours_is_proxied_over_http1_and_http2_beside_a_call() {
     let backend = Backend::start().await;
-    let (reporter, routes) = example::app();
+    let (reporter, routes) = health();
     let address = serve!(server().layer(proxy_to(&backend)), routes);
     let client = Http2::connect(address).await;
     let mut watched = client
@@ -408,7 +409,7 @@ async fn a_limit_above_answers_in_openais_form() {
 
 #[tokio::test]
 async fn the_example_runs_as_its_first_lines_say() {
-    let app = Server::spawn(Command::new(built("tonic")).arg("127.0.0.1:0"));
+    let app = Server::spawn(Command::new(example("tonic")).arg("127.0.0.1:0"));
     let client = Http2::connect(app.address).await;
     let known = async {
         loop {
@@ -433,7 +434,7 @@ async fn the_example_runs_as_its_first_lines_say() {
 async fn the_example_reports_which_backends_work() {
     let config = config_of(&[entry("LLM7", nobody().await, "")], r#""cooldown":60"#);
     let config = TempFile::new("config.json", &config);
-    let mut command = Command::new(built("tonic"));
+    let mut command = Command::new(example("tonic"));
     let app = Server::spawn(command.arg("127.0.0.1:0").arg(&config.path));
     let client = Http2::connect(app.address).await;
     let known = async {

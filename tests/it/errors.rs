@@ -1,10 +1,9 @@
 //! What a client sees when something goes wrong, and that the server goes on.
 
-mod support;
-
 use http::Request;
-use support::{
-    Backend, Message, Server, Wire, config_for, config_of, config_with, entry, find,
+
+use crate::support::{
+    self, Backend, Message, Server, Wire, config_for, config_of, config_with, entry, find,
     http2::{self, Http2},
     nobody, post, post_with, response,
 };

@@ -1,8 +1,6 @@
 //! Backends that break at every point, all at once and among healthy exchanges, 200 at a time, for
 //! clients of both versions of HTTP; and what the proxy holds afterwards.
 
-mod support;
-
 use std::{
     collections::HashSet,
     net::SocketAddr,
@@ -15,19 +13,20 @@ use std::{
 
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
-#[cfg(target_os = "linux")]
-use support::usage::{Usage, until_descriptors, usage_at_rest};
-use support::{
-    Backend, Server, Unreachable, Wire, chunked, config_of, dechunk, entry, find,
-    http2::{self, Http2},
-    nobody, soon,
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, join, sink},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
+};
+
+#[cfg(target_os = "linux")]
+use crate::support::usage::{Usage, until_descriptors, usage_at_rest};
+use crate::support::{
+    self, Backend, Server, Unreachable, Wire, chunked, config_of, dechunk, entry, find,
+    http2::{self, Http2},
+    nobody, soon,
 };
 
 /// How many exchanges are under way at once.
@@ -752,6 +751,7 @@ const MEMORY_LEEWAY: usize = 4 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_of_all_kinds_harm_nobody_else_and_leave_nothing_behind() {
+    let _crowd = support::MANY_CONNECTIONS.lock().await;
     let mut bench = Bench::start().await;
     bench.settle().await;
     #[cfg(target_os = "linux")]

@@ -1,0 +1,24 @@
+//! The proxy from outside, over real sockets on the loopback address: the server as a process, and
+//! the layers in apps of these tests.
+
+mod async_openai;
+mod axum;
+mod backends;
+mod clocks;
+mod composition;
+mod demo;
+mod errors;
+mod faults;
+mod hostile_clients;
+mod http2_backend;
+mod limits;
+mod no_duplicates;
+mod operations;
+mod requests;
+mod responses;
+mod secrets;
+mod server;
+mod server_tls;
+mod support;
+mod tls;
+mod tonic;
