@@ -19,6 +19,7 @@ mod responses;
 mod secrets;
 mod server;
 mod server_tls;
+mod stack;
 mod support;
 mod tls;
 mod tonic;
