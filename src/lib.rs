@@ -1,4 +1,4 @@
-//! A transparent, streaming proxy for OpenAI-compatible chat completions, as [`tower`] layers.
+//! A transparent, streaming proxy for the OpenAI API, as [`tower`] layers.
 //!
 //! One line gives an axum app an OpenAI endpoint; all its other routes stay as they were:
 //!
@@ -19,32 +19,42 @@
 //! # }
 //! ```
 //!
-//! Bodies come through byte for byte, streams piece by piece, and a client that leaves ends the
-//! backend's work at once. The only thing that can change on the way is the request's `model`.
+//! Bodies are forwarded byte for byte and streams chunk by chunk; when a client disconnects, the
+//! backend's request is cancelled at once. The only thing that can change on the way is the request's
+//! `model`.
 //!
-//! # The way of a request
+//! # Request lifecycle
 //!
 //! ```text
-//! request ─▶ OpenAiProxy         ours? else ─▶ the wrapped service, untouched
-//!             │ AuthPassthrough    has credentials? mark them sensitive
-//!             │ BackendRoute       which backends, in which order; tries the next one
-//!             │ ModelOverride      this backend's model into the body, byte for byte
-//!             │ Timeout            a clock for the response's head, one for its silences
-//!             └ Forward            address it to the backend, send it, hand its body back
-//! response ◀─ OpenAiProxy        an error of the stack becomes OpenAI's JSON, once, here
+//! request ─▶ OpenAiProxy         a proxied path? else ─▶ the wrapped service, untouched
+//!             │ Observe            one record per exchange, whatever happens
+//!             │ Deadline           a limit on the whole exchange
+//!             │ AuthPassthrough    has credentials? marks them sensitive
+//!             │ BackendRoute       which backends, in which order; limits on the body; failover
+//!             │ ModelOverride      this backend's model into the request, byte for byte
+//!             │ Timeout            limits on the wait for response headers, and on an idle body
+//!             └ Forward            addresses the request to the backend, sends it, streams the answer
+//! response ◀─ OpenAiProxy        an error of the stack becomes OpenAI-shaped JSON, once, here
 //! ```
 //!
-//! Each stage is a layer of its own, documented in its module, and can be used alone or composed
-//! with other middleware:
+//! Each stage is a layer of its own that keeps its promises alone, documented in its module, and can
+//! be composed with other middleware:
 //!
 //! | layer | module |
 //! | --- | --- |
 //! | [`OpenAiProxyLayer`] | [`proxy`]: the whole stack |
+//! | [`ObserveLayer`] | [`observe`] |
+//! | [`DeadlineLayer`], [`TimeoutLayer`] | [`timeout`] |
 //! | [`AuthPassthroughLayer`] | [`auth`] |
 //! | [`BackendRouteLayer`] | [`route`] |
 //! | [`ModelOverrideLayer`] | [`model`] |
-//! | [`TimeoutLayer`] | [`timeout`] |
 //! | [`Forward`] | [`forward`]: the service at the bottom |
+//!
+//! # Words
+//!
+//! An *exchange* is a request with its response, from the request's headers to the last byte of the
+//! response. A *head* is a start line or status line with its header fields. The *operator* runs the
+//! proxy and may have keys of their own at the backends.
 //!
 //! # Features
 //!
@@ -52,14 +62,13 @@
 //! | --- | --- | --- |
 //! | `native-tls` | yes | `https` backends, by the platform's TLS library |
 //! | `rustls` | | `https` backends, by rustls |
-//! | `http2` | | HTTP/2 to `https` backends that choose it, on as many connections as their limits make necessary |
+//! | `http2` | | HTTP/2 to `https` backends that choose it, on as many connections as their limits require |
 //!
-//! With neither `native-tls` nor `rustls` an `https` URL is a configuration error; with both,
-//! rustls is used, so that who asks for it need not turn the default off. It uses the cryptography
-//! of ring, whichever provider the process has as its default, and trusts the system's certificate
-//! authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`, on every system. (The platform's own
-//! verifier would not heed these variables everywhere, which is why rustls does the verifying.)
-
+//! Without `native-tls` and `rustls` an `https` URL is a configuration error. If both are enabled,
+//! rustls is used, so you don't have to disable default features. It uses the cryptography of ring,
+//! whichever provider is the process's default, and trusts the system's certificate authorities, or
+//! those in `SSL_CERT_FILE` and `SSL_CERT_DIR`, on every system. (The platform's own verifier doesn't
+//! honor these variables everywhere.)
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auth;

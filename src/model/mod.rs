@@ -1,4 +1,4 @@
-//! Replaces the `model` of a request's JSON, and nothing else of its bytes.
+//! Replaces the `model` of a request's JSON, and no other byte of it.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -26,10 +26,10 @@
 //! # });
 //! ```
 //!
-//! # Before a client of one's own
+//! # With your own HTTP client
 //!
-//! Nothing else of the stack is needed: it stands before any client that takes a [`RequestBody`],
-//! such as hyper-util's, for requests with a URI of their own.
+//! It needs nothing else of the stack: put it in front of any client that takes a [`RequestBody`],
+//! such as hyper-util's.
 //!
 //! ```
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -44,8 +44,8 @@
 //! # is_service(service);
 //! ```
 //!
-//! The client's errors are the [source](std::error::Error::source) of this layer's, whatever their
-//! type.
+//! The client's errors become the [source](std::error::Error::source) of this layer's, whatever
+//! their type.
 
 mod future;
 
@@ -65,6 +65,7 @@ use crate::{
     body::RequestBody,
     error::{BoxError, Error, Kind},
     json,
+    service::accessors,
 };
 
 /// Applies [`ModelOverride`] to a service.
@@ -74,7 +75,7 @@ pub struct ModelOverrideLayer {
 }
 
 impl ModelOverrideLayer {
-    /// The model of the request's [`Backend`], where that has one.
+    /// The model of the request's [`Backend`]; without one, requests are forwarded as they are.
     pub fn new() -> Self {
         Self::default()
     }
@@ -104,15 +105,24 @@ impl fmt::Debug for ModelOverrideLayer {
     }
 }
 
-/// Holds the request's body and replaces the value of its top-level `model`, or inserts one.
+/// Buffers the request body and replaces the value of its top-level `model`, or inserts one.
 ///
 /// A body that isn't a JSON object fails with a 400 error, one with a `Content-Encoding` other than
-/// `identity` with 415. Requests without a body pass, except for POST. See the
-/// [module documentation](self).
+/// `identity` with a 415 error. Requests without a body are forwarded as they are, except for POST.
+/// See the [module documentation](self).
 #[derive(Clone)]
 pub struct ModelOverride<S> {
     inner: S,
     model_json: Option<Bytes>,
+}
+
+impl<S> ModelOverride<S> {
+    /// Replaces the model by that of the request's [`Backend`], if it has one.
+    pub fn new(inner: S) -> Self {
+        ModelOverrideLayer::new().layer(inner)
+    }
+
+    accessors!();
 }
 
 impl<S, B> Service<Request<B>> for ModelOverride<S>
