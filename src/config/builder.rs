@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::{Config, ConfigError, Settings, url::BaseUrl};
 
-/// Makes a [`Config`] in code.
+/// Builds a [`Config`] in code.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,34 +35,52 @@ pub struct ConfigBuilder {
 }
 
 impl ConfigBuilder {
-    /// Adds a backend. They are tried in the order in which they were added.
+    /// Adds a backend. Backends are tried in the order in which they were added.
     pub fn backend(mut self, backend: BackendConfig) -> Self {
         self.backends.push(backend);
         self
     }
 
-    /// How long a backend may take from having received the whole request to the head of its
-    /// response, which for an answer that isn't streamed is the whole generation. Default: 600 s.
+    /// Replaces each backend by what `change` makes of it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_openai_proxy::{BackendConfig, Config};
+    /// # let config = Config::builder().backend(BackendConfig::new("spare", "http://10.0.0.7/v1")).build()?;
+    /// let patient = config.to_builder().map_backends(|backend| match backend.name() {
+    ///     "spare" => backend.timeout(Duration::from_secs(3600)),
+    ///     _ => backend,
+    /// });
+    /// # assert_ne!(patient.build()?, config);
+    /// # Ok::<(), tower_openai_proxy::ConfigError>(())
+    /// ```
+    pub fn map_backends(mut self, change: impl FnMut(BackendConfig) -> BackendConfig) -> Self {
+        self.backends = self.backends.into_iter().map(change).collect();
+        self
+    }
+
+    /// How long to wait for a backend's response headers after the whole request has been sent; for
+    /// a response that isn't streamed, this includes the whole generation. Default: 600 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self
     }
 
-    /// How long connecting to a backend may take, TLS included; never longer than
+    /// How long connecting to a backend may take, TLS included; at most
     /// [`timeout`](Self::timeout). Default: 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// The longest silence between two pieces of a body, the client's or the backend's. Default:
-    /// 300 s.
+    /// How long a body may be idle, the client's or the backend's, before the exchange is aborted.
+    /// Default: 300 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout;
         self
     }
 
-    /// The longest that a whole exchange may take, streams included. Default: for ever.
+    /// How long a whole exchange may take, streams included. Default: no limit.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.settings.total_timeout = Some(timeout);
         self
@@ -90,21 +108,29 @@ impl ConfigBuilder {
         self
     }
 
-    /// Whether a request with neither `Authorization` nor `api-key` is answered 401 without
+    /// Whether requests with neither `Authorization` nor `api-key` are answered 401, without
     /// contacting a backend. Default: true.
     pub fn require_auth(mut self, required: bool) -> Self {
         self.settings.require_auth = required;
         self
     }
 
-    /// The statuses of a backend, from 300 to 599, that make the proxy try the next one, as failed
-    /// connections always do. Default: none.
+    /// Whether only authenticated clients can reach the proxy, because the host application or a
+    /// gateway in front of it checks who they are. It changes nothing but
+    /// [`Config::warnings`]: a backend's own key is then not warned of. Default: false.
+    pub fn clients_authenticated(mut self, authenticated: bool) -> Self {
+        self.settings.clients_authenticated = authenticated;
+        self
+    }
+
+    /// The response statuses, from 300 to 599, on which the next backend is tried. Failed connections
+    /// always have that effect. Default: none.
     pub fn failover_on(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.settings.failover_on = statuses.into_iter().collect();
         self
     }
 
-    /// How long a backend that just failed is tried last; zero: never. Default: 5 s.
+    /// How long a backend is tried last after a failure; zero disables this. Default: 5 s.
     pub fn cooldown(mut self, cooldown: Duration) -> Self {
         self.settings.cooldown = cooldown;
         self
@@ -112,12 +138,12 @@ impl ConfigBuilder {
 
     /// Validates everything, and reads the environment variables that backends name.
     ///
-    /// Times longer than 30 years are taken for 30 years.
+    /// Durations are clamped to 30 years.
     ///
     /// # Errors
     ///
-    /// The first thing found that isn't allowed. Fields have the names that they have in a file,
-    /// such as `primary_backends[1].url`.
+    /// The first field that is invalid, under its name in a file, such as
+    /// `primary_backends[1].url`.
     pub fn build(self) -> Result<Config, ConfigError> {
         self.build_with(&|name| std::env::var_os(name))
     }
@@ -144,14 +170,14 @@ pub(super) enum ApiKey {
 impl BackendConfig {
     /// A backend called `name` at the base URL `url`.
     ///
-    /// The name stands for the backend in logs, in health and in routing (the header field
-    /// `X-Proxy-Backend`). It must not be empty, have control characters or have blanks at its
-    /// ends.
+    /// The name identifies the backend in logs, in health and in routing (the header field
+    /// `X-Proxy-Backend`). It must not be empty, contain control characters, or begin or end with
+    /// blanks.
     ///
-    /// The URL is what `/chat/completions` is appended to: absolute, `http` or (with one of the cargo
-    /// features `native-tls` and `rustls`) `https`, without user name, password and fragment. Its own query, as
-    /// in Azure's `?api-version=…`, is kept. An empty one makes the backend a placeholder, which
-    /// is skipped.
+    /// The path of a request, such as `/chat/completions`, is appended to the URL. It is absolute,
+    /// `http` or (with one of the cargo features `native-tls` and `rustls`) `https`, without user
+    /// name, password and fragment. Its query, such as Azure's `?api-version=…`, is kept. An empty
+    /// URL makes the backend a placeholder, which is skipped.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -163,30 +189,46 @@ impl BackendConfig {
         }
     }
 
-    /// Replaces the request's `model` by this one. Default: empty, which leaves it alone.
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it has no URL, so that it is skipped.
+    pub fn is_placeholder(&self) -> bool {
+        self.url.is_empty()
+    }
+
+    /// Replaces the base URL.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = url.into();
+        self
+    }
+
+    /// Replaces the request's `model` by this one. Default: empty, which leaves it as it is.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = model.into();
         self
     }
 
-    /// This backend's own [`ConfigBuilder::timeout`].
+    /// Overrides [`ConfigBuilder::timeout`] for this backend.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Sends `key` to this backend as `Authorization: Bearer …` in place of the client's own
+    /// Sends `key` to this backend as `Authorization: Bearer …` in place of the client's
     /// credentials, which this backend then never sees. Default: the client's credentials.
     ///
-    /// The client still needs credentials of its own unless [`ConfigBuilder::require_auth`] is off.
+    /// Clients still need credentials of their own unless [`ConfigBuilder::require_auth`] is off.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(ApiKey::Given(key.into()));
         self
     }
 
-    /// The same as [`api_key`](Self::api_key), with the key in the environment variable `name`. It
-    /// is read when the configuration is built, unless the backend is a placeholder. The later of
-    /// the two calls counts.
+    /// Like [`api_key`](Self::api_key), with the key in the environment variable `name`, which is
+    /// read when the configuration is built, unless the backend is a placeholder. The later of the
+    /// two calls counts.
     pub fn api_key_env(mut self, name: impl Into<String>) -> Self {
         self.api_key = Some(ApiKey::Variable(name.into()));
         self

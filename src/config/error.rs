@@ -1,14 +1,15 @@
 use std::{
     error::Error,
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
 };
 
 /// Why a configuration can't be used.
 ///
-/// Displayed, it is one message for whoever wrote the configuration: the file, line and column (for
-/// what was read from text), the field, what is wrong with it and what is allowed. It holds names
-/// of fields, backends and environment variables, never a URL, a key or any other value.
+/// Displayed, it is one line for the author of the configuration: the file, line and column (of text
+/// that was read), the field, what is wrong with it and what is allowed. It names fields, backends
+/// and environment variables, and never contains a URL, a key or any other value. `Debug` is the
+/// same, so that a `main` that returns this error prints it.
 ///
 /// ```
 /// # use tower_openai_proxy::Config;
@@ -18,49 +19,56 @@ use std::{
 ///     "line 1, column 28: `settings.timeout` must be a positive number of seconds, not a string",
 /// );
 /// ```
-#[derive(Debug)]
 pub struct ConfigError {
     file: Option<PathBuf>,
     position: Option<Position>,
-    /// A path, such as `primary_backends[1].url`.
     field: Option<String>,
     problem: String,
-    source: Option<io::Error>,
 }
 
 /// Both count from 1, the column in characters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Position {
     line: usize,
     column: usize,
 }
 
 impl ConfigError {
+    /// The file, if the configuration was read from one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The line in the text, from 1.
+    pub fn line(&self) -> Option<usize> {
+        Some(self.position?.line)
+    }
+
+    /// The column in the line, in characters, from 1.
+    pub fn column(&self) -> Option<usize> {
+        Some(self.position?.column)
+    }
+
+    /// The path of the field, such as `primary_backends[1].url`.
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
     /// `problem` continues the sentence that `field` begins.
-    pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        let field = Some(field.into());
+    pub(super) fn in_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
-            field,
-            ..Self::text(problem)
+            field: Some(field.into()),
+            ..Self::new(problem)
         }
     }
 
     /// `problem` is a sentence of its own, about the text as a whole or a place in it.
-    pub(super) fn text(problem: impl Into<String>) -> Self {
+    pub(super) fn new(problem: impl Into<String>) -> Self {
         Self {
             file: None,
             position: None,
             field: None,
             problem: problem.into(),
-            source: None,
-        }
-    }
-
-    pub(super) fn unreadable(source: io::Error) -> Self {
-        let problem = format!("can't be read: {source}");
-        Self {
-            source: Some(source),
-            ..Self::text(problem)
         }
     }
 
@@ -79,11 +87,6 @@ impl ConfigError {
         });
         self
     }
-
-    /// The path of the field that this is about.
-    pub(super) fn path(&self) -> Option<&str> {
-        self.field.as_deref()
-    }
 }
 
 impl fmt::Display for ConfigError {
@@ -101,8 +104,10 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Error for ConfigError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
+
+impl Error for ConfigError {}

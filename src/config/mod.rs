@@ -1,4 +1,4 @@
-//! What the proxy is told: backends and settings, from a file, from text or from code.
+//! The configuration: backends and settings, from a file, from text or from code.
 //!
 //! ```
 //! use tower_openai_proxy::Config;
@@ -28,13 +28,14 @@ mod tests;
 mod url;
 mod warning;
 
-use std::{ffi::OsString, fs, path::Path, str::FromStr, time::Duration};
+use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
 
 use http::{HeaderValue, StatusCode};
 
 #[cfg(fuzzing)]
 pub(crate) use self::parse::parse;
 pub(crate) use self::url::BaseUrl;
+use self::url::OPENAI_URL;
 pub use self::{
     builder::{BackendConfig, ConfigBuilder},
     error::ConfigError,
@@ -42,17 +43,17 @@ pub use self::{
 };
 use crate::endpoint::PathPattern;
 
-/// How an environment variable is looked up.
+/// Looks up an environment variable.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// What the proxy is told: backends and settings, validated.
+/// The validated configuration: backends and settings.
 ///
-/// Read from a file ([`from_path`](Config::from_path)), from text ([`FromStr`]), or made in code
-/// ([`builder`](Config::builder)); all three are held to the same rules. Environment variables that
-/// it names are read at that time.
+/// It is read from a file ([`from_path`](Config::from_path)), from text ([`FromStr`]), or made in
+/// code ([`builder`](Config::builder)); the same rules apply to all three. Environment variables
+/// that it names are read at that time.
 ///
-/// The text is JSON in which `#`, `//` and `/* */` begin comments. Unknown fields, fields and
-/// backends given twice, and a configuration without a usable backend are errors.
+/// The text is JSON in which `#`, `//` and `/* */` begin comments. Unknown fields, duplicate fields
+/// and backends, and a configuration without a usable backend are errors.
 ///
 /// | field | default | meaning |
 /// | --- | --- | --- |
@@ -73,14 +74,15 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `settings.failover_on` | `[]` | see [`ConfigBuilder::failover_on`] |
 /// | `settings.cooldown` | 5 | seconds, see [`ConfigBuilder::cooldown`] |
 ///
-/// The [`Default`] is one backend, `LLM1`, at OpenAI, and every default of the table. A build
-/// with neither of the cargo features `native-tls` and `rustls` has it, too, but can't reach that
-/// backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The [`Default`] is one backend, `LLM1`, at OpenAI, and every default of the table. Builds with
+/// neither of the cargo features `native-tls` and `rustls` have it, too, but can't reach that backend.
+#[derive(Clone)]
 pub struct Config {
     /// In the order of the file, placeholders included; at least one has a URL.
     pub(crate) backends: Vec<BackendSettings>,
     pub(crate) settings: Settings,
+    /// What it was built from.
+    source: ConfigBuilder,
 }
 
 impl Config {
@@ -88,56 +90,51 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The file can't be read, or what it says can't be used; the message names the file.
+    /// The file can't be read, or its configuration is invalid; the message names the file.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         fs::read_to_string(path)
-            .map_err(ConfigError::unreadable)
+            .map_err(|error| ConfigError::new(format!("can't be read: {error}")))
             .and_then(|text| text.parse())
             .map_err(|error| error.in_file(path))
     }
 
-    /// Begins a configuration in code: no backends yet, and every setting at its default.
+    /// Starts a configuration in code, without backends and with every setting at its default.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::default()
     }
 
-    /// The same configuration with every backend that has a URL at `url`: for demonstrations and
-    /// tests.
+    /// A builder that makes the same configuration, to change one that was read from a file.
+    ///
+    /// Environment variables that it names are read again when it is built.
     ///
     /// ```
     /// # use tower_openai_proxy::Config;
-    /// let config = Config::default().with_backend_urls("http://127.0.0.1:9000/v1")?;
-    /// # assert!(format!("{config:?}").contains("http://127.0.0.1:9000/v1"));
+    /// let text = r#"{ "primary_backends": [{ "name": "local", "url": "http://127.0.0.1:1/v1" }] }"#;
+    /// let config: Config = text.parse()?;
+    ///
+    /// let without_limit = config.to_builder().max_body_bytes(u64::MAX).build()?;
+    /// # assert_ne!(without_limit, config);
     /// # Ok::<(), tower_openai_proxy::ConfigError>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// `url` isn't one that a backend can have.
-    pub fn with_backend_urls(mut self, url: &str) -> Result<Self, ConfigError> {
-        let url =
-            BaseUrl::parse(url).map_err(|a| ConfigError::field("url", format!("must be {a}")))?;
-        for current in self.backends.iter_mut().filter_map(|b| b.url.as_mut()) {
-            current.clone_from(&url);
-        }
-        Ok(self)
+    pub fn to_builder(&self) -> ConfigBuilder {
+        self.source.clone()
     }
 
-    /// What may tell secrets to others than it was meant for, each kind once; none where all is
-    /// well. [`OpenAiProxyLayer`](crate::OpenAiProxyLayer) logs them when it is made and at each
-    /// reload.
+    /// Settings that could send credentials to unintended hosts, let others use a key, or make every
+    /// request fail; at most one warning of each kind.
+    /// [`OpenAiProxyLayer`](crate::OpenAiProxyLayer) logs them when it is made and at each reload.
     ///
     /// ```
     /// # use tower_openai_proxy::{BackendConfig, Config};
     /// let lan = BackendConfig::new("lan", "http://192.168.0.7:8080/v1");
     /// let config = Config::builder().backend(lan).build()?;
     ///
-    /// assert_eq!(config.warnings().len(), 1); // not encrypted, and not this machine
+    /// assert_eq!(config.warnings().len(), 1); // unencrypted, and to another machine
     /// # Ok::<(), tower_openai_proxy::ConfigError>(())
     /// ```
     pub fn warnings(&self) -> Vec<ConfigWarning> {
-        warning::find(&self.backends)
+        warning::find(self)
     }
 }
 
@@ -151,8 +148,9 @@ impl FromStr for Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let source = BackendConfig::new("LLM1", OPENAI_URL);
         let openai = BackendSettings {
-            name: "LLM1".into(),
+            name: source.name().into(),
             url: Some(BaseUrl::openai()),
             model: None,
             timeout: None,
@@ -162,7 +160,27 @@ impl Default for Config {
         Self {
             backends: vec![openai],
             settings: Settings::default(),
+            source: Self::builder().backend(source),
         }
+    }
+}
+
+/// Compares the result, not where it came from: two configurations are equal if one names the
+/// environment variable that holds the key of the other.
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        self.backends == other.backends && self.settings == other.settings
+    }
+}
+
+impl Eq for Config {}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("backends", &self.backends)
+            .field("settings", &self.settings)
+            .finish()
     }
 }
 
@@ -180,7 +198,7 @@ pub(crate) struct BackendSettings {
     pub(crate) paths: Option<Box<[PathPattern]>>,
 }
 
-/// The validated settings. Each is described at the method of [`ConfigBuilder`] that has its name.
+/// The validated settings. The methods of [`ConfigBuilder`] with the same names describe them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) timeout: Duration,
@@ -191,6 +209,7 @@ pub(crate) struct Settings {
     pub(crate) max_held_bytes: u64,
     pub(crate) max_upload_bytes: u64,
     pub(crate) require_auth: bool,
+    pub(crate) clients_authenticated: bool,
     pub(crate) failover_on: Vec<StatusCode>,
     pub(crate) cooldown: Duration,
 }
@@ -206,6 +225,7 @@ impl Default for Settings {
             max_held_bytes: 1024 * 1024 * 1024,
             max_upload_bytes: 1024 * 1024 * 1024,
             require_auth: true,
+            clients_authenticated: false,
             failover_on: Vec::new(),
             cooldown: Duration::from_secs(5),
         }

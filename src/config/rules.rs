@@ -28,6 +28,7 @@ const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 impl ConfigBuilder {
     pub(super) fn build_with(self, environment: Environment<'_>) -> Result<Config, ConfigError> {
+        let source = self.clone();
         let mut backends: Vec<BackendSettings> = Vec::with_capacity(self.backends.len());
         for (index, backend) in self.backends.into_iter().enumerate() {
             let path = format!("primary_backends[{index}]");
@@ -35,17 +36,21 @@ impl ConfigBuilder {
             if let Some(first) = backends.iter().position(|b| b.name == backend.name) {
                 let taken = format!("primary_backends[{first}] is called `{}`", backend.name);
                 let problem = format!("must be unique, but {taken} as well");
-                return Err(ConfigError::field(path + ".name", problem));
+                return Err(ConfigError::in_field(path + ".name", problem));
             }
             backends.push(backend);
         }
         if backends.iter().all(|backend| backend.url.is_none()) {
             let example = format!(r#"{{ "name": "LLM1", "url": "{OPENAI_URL}" }}"#);
             let problem = format!("must have at least one backend with a URL, such as {example}");
-            return Err(ConfigError::field("primary_backends", problem));
+            return Err(ConfigError::in_field("primary_backends", problem));
         }
         let settings = self.settings.validate()?;
-        Ok(Config { backends, settings })
+        Ok(Config {
+            backends,
+            settings,
+            source,
+        })
     }
 }
 
@@ -113,7 +118,7 @@ impl ApiKey {
             "names {name}, which {problem}; it must hold the key, {}",
             allowed::KEY
         );
-        Err(ConfigError::field(field("api_key_env"), problem))
+        Err(ConfigError::in_field(field("api_key_env"), problem))
     }
 }
 
@@ -186,5 +191,5 @@ fn positive(time: Duration, field: impl Into<String>) -> Result<Duration, Config
 }
 
 fn must_be(allowed: &str, field: impl Into<String>) -> ConfigError {
-    ConfigError::field(field, format!("must be {allowed}"))
+    ConfigError::in_field(field, format!("must be {allowed}"))
 }

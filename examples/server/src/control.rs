@@ -7,7 +7,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_rustls::rustls::ServerConfig;
-use tower_openai_proxy::proxy::Handle;
+use tower_openai_proxy::{BackendConfig, proxy::Handle};
 
 use self::signals::Signal;
 pub(crate) use self::signals::Signals;
@@ -34,7 +34,14 @@ impl Source<'_> {
     /// What was loaded, with all backends at the stand-in's address where there is one.
     pub(crate) fn redirect(&self, mut loaded: Loaded) -> Result<Loaded, Box<dyn Error>> {
         if let Some(url) = &self.demo_url {
-            loaded.config = loaded.config.with_backend_urls(url)?;
+            let redirect = |backend: BackendConfig| {
+                if backend.is_placeholder() {
+                    backend
+                } else {
+                    backend.url(url)
+                }
+            };
+            loaded.config = loaded.config.to_builder().map_backends(redirect).build()?;
         }
         Ok(loaded)
     }

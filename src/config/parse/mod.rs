@@ -22,14 +22,21 @@ use super::{
 pub(crate) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text); // a byte order mark
     let json = comments::blank(text).map_err(|start| {
-        ConfigError::text("the comment that begins here has no end (`*/`)").at(text, start)
+        ConfigError::new("the comment that begins here has no end (`*/`)").at(text, start)
     })?;
+    if json.trim_ascii().is_empty() {
+        return Err(ConfigError::new(
+            "the configuration is empty; it must be an object with `primary_backends`",
+        ));
+    }
     let document = serde_json::from_str(&json).map_err(|error| syntax(text, &error))?;
     if let Some((path, offset)) = scan::duplicate(&json) {
-        return Err(ConfigError::field(path, "is given twice; once is allowed").at(text, offset));
+        return Err(
+            ConfigError::in_field(path, "is given twice; once is allowed").at(text, offset),
+        );
     }
     let locate = |error: ConfigError| {
-        let offset = error.path().and_then(|path| scan::find(&json, path));
+        let offset = error.field().and_then(|path| scan::find(&json, path));
         match offset {
             Some(offset) => error.at(text, offset),
             None => error,
@@ -52,7 +59,7 @@ fn syntax(text: &str, error: &serde_json::Error) -> ConfigError {
         }
         message => message,
     };
-    ConfigError::text(format!("not valid JSON: {problem}")).at(text, scan::offset(text, error))
+    ConfigError::new(format!("not valid JSON: {problem}")).at(text, scan::offset(text, error))
 }
 
 fn builder(document: &Field<'_>) -> Result<ConfigBuilder, ConfigError> {
@@ -225,8 +232,8 @@ impl<'a> Field<'a> {
 
     fn error(&self, problem: impl Into<String>) -> ConfigError {
         match self.path.as_str() {
-            "" => ConfigError::text(format!("the configuration {}", problem.into())),
-            path => ConfigError::field(path, problem),
+            "" => ConfigError::new(format!("the configuration {}", problem.into())),
+            path => ConfigError::in_field(path, problem),
         }
     }
 }

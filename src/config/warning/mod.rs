@@ -3,68 +3,119 @@ mod tests;
 
 use std::{fmt, net::IpAddr};
 
-use super::{BackendSettings, url::BaseUrl};
+use super::{BackendSettings, Config, url::BaseUrl};
 
-/// What a configuration may tell to others than it was meant for.
+const OPENAI_HOST: &str = "api.openai.com";
+
+/// How the paths of endpoints end that may have been copied into a URL.
+const ENDPOINTS: [&str; 3] = ["/completions", "/embeddings", "/responses"];
+
+/// A setting that could send credentials to unintended hosts, let others use a key, or make every
+/// request fail.
 ///
-/// Displayed, it is one sentence for whoever wrote the configuration. It holds names of backends,
-/// never a URL or a key.
+/// Displayed, it is one sentence for the author of the configuration. It names backends, and never
+/// contains a URL or a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigWarning {
-    /// These backends have no `api_key_env` and are on different hosts, so that the credentials of
-    /// a client go to whichever of them gets its request.
+    /// These backends have no key of their own and are on different hosts, so that a client's
+    /// credentials go to whichever of them gets the request.
+    #[non_exhaustive]
     SharedCredentials {
         /// Their names, in the order of the configuration.
         backends: Vec<String>,
     },
-    /// Requests to these backends, with their keys, are sent over plain `http`, and not to this
-    /// machine itself.
+    /// Requests to these backends, and the keys in them, are sent over plain `http` to another
+    /// machine.
+    #[non_exhaustive]
     Unencrypted {
+        /// Their names, in the order of the configuration.
+        backends: Vec<String>,
+    },
+    /// These backends have keys of their own, which anyone who can reach the proxy spends.
+    /// [`ConfigBuilder::clients_authenticated`](crate::ConfigBuilder::clients_authenticated) says
+    /// that only authenticated clients can.
+    #[non_exhaustive]
+    UnguardedKey {
+        /// Their names, in the order of the configuration.
+        backends: Vec<String>,
+    },
+    /// The URLs of these backends end with the path of an endpoint, which is appended to them once
+    /// more.
+    #[non_exhaustive]
+    EndpointInUrl {
+        /// Their names, in the order of the configuration.
+        backends: Vec<String>,
+    },
+    /// The URLs of these backends are OpenAI's but for the path `/v1`, below which its API is.
+    #[non_exhaustive]
+    MissingVersion {
         /// Their names, in the order of the configuration.
         backends: Vec<String>,
     },
 }
 
-/// The warnings for these backends.
-pub(super) fn find(backends: &[BackendSettings]) -> Vec<ConfigWarning> {
-    let usable: Vec<(&BackendSettings, Host)> = backends
-        .iter()
-        .filter_map(|backend| Some((backend, Host::of(backend.url.as_ref()?))))
-        .collect();
-    let mut warnings = Vec::new();
+impl ConfigWarning {
+    /// The names of the backends concerned, in the order of the configuration.
+    pub fn backends(&self) -> &[String] {
+        match self {
+            Self::SharedCredentials { backends }
+            | Self::Unencrypted { backends }
+            | Self::UnguardedKey { backends }
+            | Self::EndpointInUrl { backends }
+            | Self::MissingVersion { backends } => backends,
+        }
+    }
+}
 
-    let shared = || {
-        let backends = usable.iter();
-        backends.filter(|(backend, _)| backend.credential.is_none())
+/// The warnings for this configuration, at most one of each kind.
+pub(super) fn find(config: &Config) -> Vec<ConfigWarning> {
+    let usable = || {
+        let backends = config.backends.iter();
+        backends.filter_map(|backend| Some((backend, backend.url.as_ref()?)))
     };
-    let mut hosts = shared().map(|(_, host)| host);
+    let names = |is_concerned: fn(&BackendSettings, &BaseUrl) -> bool| -> Vec<String> {
+        usable()
+            .filter(|(backend, url)| is_concerned(backend, url))
+            .map(|(backend, _)| backend.name.to_string())
+            .collect()
+    };
+
+    let mut shared = names(|backend, _| backend.credential.is_none());
+    let mut hosts = usable()
+        .filter(|(backend, _)| backend.credential.is_none())
+        .map(|(_, url)| Host::of(url));
     let first = hosts.next();
-    if hosts.any(|host| Some(host) != first) {
-        let backends = shared().map(|(backend, _)| backend.name.to_string());
-        warnings.push(ConfigWarning::SharedCredentials {
-            backends: backends.collect(),
-        });
+    if hosts.all(|host| Some(host) == first) {
+        shared.clear();
     }
-
-    let unencrypted: Vec<_> = usable
-        .iter()
-        .filter(|(backend, host)| is_plain(backend) && *host != Host::Loopback)
-        .map(|(backend, _)| backend.name.to_string())
-        .collect();
-    if !unencrypted.is_empty() {
-        warnings.push(ConfigWarning::Unencrypted {
-            backends: unencrypted,
-        });
+    let mut keys = names(|backend, _| backend.credential.is_some());
+    if config.settings.clients_authenticated {
+        keys.clear();
     }
+    let warnings = [
+        ConfigWarning::SharedCredentials { backends: shared },
+        ConfigWarning::Unencrypted {
+            backends: names(|_, url| !url.is_https() && Host::of(url) != Host::Loopback),
+        },
+        ConfigWarning::UnguardedKey { backends: keys },
+        ConfigWarning::EndpointInUrl {
+            backends: names(|_, url| ENDPOINTS.iter().any(|end| url.path().ends_with(end))),
+        },
+        ConfigWarning::MissingVersion {
+            backends: names(|_, url| {
+                Host::of(url) == Host::Other(OPENAI_HOST.to_owned())
+                    && !format!("{}/", url.path()).starts_with("/v1/")
+            }),
+        },
+    ];
     warnings
+        .into_iter()
+        .filter(|warning| !warning.backends().is_empty())
+        .collect()
 }
 
-fn is_plain(backend: &BackendSettings) -> bool {
-    backend.url.as_ref().is_some_and(|url| !url.is_https())
-}
-
-/// Who a URL leads to, as far as its text tells.
+/// The host of a URL, as far as its text tells.
 #[derive(PartialEq, Eq)]
 enum Host {
     Loopback,
@@ -80,59 +131,48 @@ impl Host {
             .and_then(|host| host.strip_suffix(']'));
         let is_loopback = match address.unwrap_or(host).parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),
-            Err(_) => is_loopback_name(host) || is_loopback_number(host),
+            // RFC 6761, section 6.3.
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
         };
-        match is_loopback {
-            true => Self::Loopback,
-            false => Self::Other(host.to_owned()),
+        if is_loopback {
+            Self::Loopback
+        } else {
+            Self::Other(host.to_owned())
         }
-    }
-}
-
-/// RFC 6761, section 6.3.
-fn is_loopback_name(host: &str) -> bool {
-    host == "localhost" || host.ends_with(".localhost")
-}
-
-/// IPv4 addresses as resolvers know them besides: fewer than four parts, in base 8, 10 or 16, the
-/// last for all bytes that are left.
-fn is_loopback_number(host: &str) -> bool {
-    let part = |text: &str| match text.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
-        None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
-        None => text.parse().ok(),
-    };
-    let parts: Option<Vec<u32>> = host.split('.').map(part).collect();
-    match parts.as_deref() {
-        Some([whole]) => whole >> 24 == 127,
-        Some([first, _] | [first, _, _] | [first, _, _, _]) => *first == 127,
-        _ => false,
     }
 }
 
 impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self
+            .backends()
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        let names = names.join(", ");
         match self {
-            Self::SharedCredentials { backends } => {
-                write!(f, "a client's credentials go to different hosts: ")?;
-                list(f, backends)?;
-                write!(
-                    f,
-                    "; give those that should have a key of their own `api_key_env`"
-                )
-            }
-            Self::Unencrypted { backends } => {
-                write!(f, "keys and messages are sent unencrypted, by http, to ")?;
-                list(f, backends)
+            Self::SharedCredentials { .. } => write!(
+                f,
+                "a client's credentials go to different hosts: {names}; give those that should \
+                 have a key of their own `api_key_env`"
+            ),
+            Self::Unencrypted { .. } => write!(
+                f,
+                "keys and messages are sent unencrypted, by http, to {names}"
+            ),
+            Self::UnguardedKey { .. } => write!(
+                f,
+                "anyone who can reach the proxy spends the key of {names}: clients aren't \
+                 authenticated"
+            ),
+            Self::EndpointInUrl { .. } => write!(
+                f,
+                "a URL ends with the path of an endpoint, such as /chat/completions, which is \
+                 appended to it once more: {names}"
+            ),
+            Self::MissingVersion { .. } => {
+                write!(f, "a URL of OpenAI's API lacks the path /v1: {names}")
             }
         }
     }
-}
-
-fn list(f: &mut fmt::Formatter<'_>, names: &[String]) -> fmt::Result {
-    for (index, name) in names.iter().enumerate() {
-        let separator = if index == 0 { "" } else { ", " };
-        write!(f, "{separator}`{name}`")?;
-    }
-    Ok(())
 }

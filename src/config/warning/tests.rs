@@ -1,5 +1,5 @@
 use super::ConfigWarning;
-use crate::config::{BackendConfig, Config};
+use crate::config::{BackendConfig, Config, ConfigBuilder};
 
 fn warnings(backends: &[BackendConfig]) -> Vec<ConfigWarning> {
     let mut builder = Config::builder();
@@ -58,10 +58,6 @@ fn http_to_this_machine_is_not_warned_of_however_it_is_spelt() {
         "[::1]:80",
         "[0:0:0:0:0:0:0:1]",
         "[::ffff:127.0.0.1]",
-        "127.1",
-        "0x7f.0.0.1",
-        "0177.1",
-        "2130706433",
     ] {
         assert_eq!(
             warnings(&[at("A", &format!("http://{host}/v1"))]),
@@ -92,7 +88,10 @@ fn credentials_for_different_hosts_are_warned_of_once() {
     let unencrypted = ConfigWarning::Unencrypted {
         backends: names(&["B", "own", "C"]),
     };
-    assert_eq!(warnings(&backends), [shared, unencrypted]);
+    let unguarded = ConfigWarning::UnguardedKey {
+        backends: names(&["own"]),
+    };
+    assert_eq!(warnings(&backends), [shared, unencrypted, unguarded]);
 }
 
 #[test]
@@ -106,11 +105,6 @@ fn credentials_for_one_host_are_not_warned_of() {
         [
             at("A", "http://localhost/v1"),
             at("B", "http://127.0.0.1/v1"),
-        ],
-        // Only one gets the client's.
-        [
-            at("A", "http://localhost/v1"),
-            at("B", "http://[::1]/v1").api_key("sk-1"),
         ],
         [at("A", "http://localhost/v1"), at("B", "")],
     ] {
@@ -131,10 +125,70 @@ fn credentials_for_one_host_are_not_warned_of() {
 }
 
 #[test]
+fn a_key_that_anyone_spends_is_warned_of_unless_clients_are_authenticated() {
+    let builder = Config::builder()
+        .backend(at("A", "http://localhost/v1").api_key("sk-1"))
+        .backend(at("B", "http://localhost/v1"))
+        .backend(at("placeholder", "").api_key("sk-1"));
+    let warnings = |builder: ConfigBuilder| builder.build().expect("usable").warnings();
+
+    let unguarded = ConfigWarning::UnguardedKey {
+        backends: names(&["A"]),
+    };
+    assert_eq!(warnings(builder.clone()), [unguarded]);
+    assert_eq!(warnings(builder.clients_authenticated(true)), []);
+}
+
+#[test]
+fn a_url_that_ends_with_an_endpoint_is_warned_of() {
+    for path in [
+        "/v1/chat/completions",
+        "/v1/chat/completions/?api-version=1",
+        "/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+    ] {
+        let expected = ConfigWarning::EndpointInUrl {
+            backends: names(&["A"]),
+        };
+        let url = format!("http://localhost{path}");
+        assert_eq!(warnings(&[at("A", &url)]), [expected], "{url}");
+    }
+    for path in ["", "/v1", "/chat/completions/v1", "/myresponses"] {
+        let url = format!("http://localhost{path}");
+        assert_eq!(warnings(&[at("A", &url)]), [], "{url}");
+    }
+}
+
+#[test]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
+fn a_url_of_openai_without_v1_is_warned_of() {
+    for url in [
+        "https://api.openai.com",
+        "https://API.openai.com./",
+        "https://api.openai.com:443/v10",
+        "https://api.openai.com/openai",
+    ] {
+        let expected = ConfigWarning::MissingVersion {
+            backends: names(&["A"]),
+        };
+        assert_eq!(warnings(&[at("A", url)]), [expected], "{url}");
+    }
+    for url in [
+        "https://api.openai.com/v1/",
+        "https://api.openai.com/v1/x",
+        "https://openai.test",
+    ] {
+        assert_eq!(warnings(&[at("A", url)]), [], "{url}");
+    }
+}
+
+#[test]
 fn messages_name_the_backends_and_nothing_else() {
     let backends = [
         at("A", "http://one.test/v1?key=sk-1"),
-        at("B", "http://two.test/v1?key=sk-2"),
+        at("B", "http://api.openai.com/completions?key=sk-2"),
+        at("C", "http://localhost/v1").api_key("sk-3"),
     ];
     let messages: Vec<_> = warnings(&backends).iter().map(|w| w.to_string()).collect();
     assert_eq!(
@@ -143,6 +197,10 @@ fn messages_name_the_backends_and_nothing_else() {
             "a client's credentials go to different hosts: `A`, `B`; give those that should have a \
              key of their own `api_key_env`",
             "keys and messages are sent unencrypted, by http, to `A`, `B`",
+            "anyone who can reach the proxy spends the key of `C`: clients aren't authenticated",
+            "a URL ends with the path of an endpoint, such as /chat/completions, which is \
+             appended to it once more: `B`",
+            "a URL of OpenAI's API lacks the path /v1: `B`",
         ]
     );
 }
