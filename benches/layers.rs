@@ -73,7 +73,7 @@ mod stage {
 
     #[divan::bench]
     fn model_replaced(bencher: Bencher<'_, '_>) {
-        let layer = ModelOverrideLayer::to("llama3.2");
+        let layer = ModelOverrideLayer::with_default_model("llama3.2");
         exchanges(bencher, layer.layer(service_fn(answer)), request);
     }
 
@@ -103,19 +103,25 @@ mod stack {
 
     #[divan::bench]
     fn model_kept(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, ""), service_fn(answer));
+        let layer = OpenAiProxyLayer::builder(config(1, ""))
+            .forward(service_fn(answer))
+            .build();
         exchanges(bencher, layer.layer(service_fn(answer)), request);
     }
 
     #[divan::bench]
     fn model_replaced(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, "llama3.2"), service_fn(answer));
+        let layer = OpenAiProxyLayer::builder(config(1, "llama3.2"))
+            .forward(service_fn(answer))
+            .build();
         exchanges(bencher, layer.layer(service_fn(answer)), request);
     }
 
     #[divan::bench]
     fn another_route(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, ""), service_fn(answer));
+        let layer = OpenAiProxyLayer::builder(config(1, ""))
+            .forward(service_fn(answer))
+            .build();
         let elsewhere = || {
             let mut request = request();
             *request.uri_mut() = "/some/other/route".parse().expect("a path");
@@ -136,7 +142,9 @@ mod stream {
 
     #[divan::bench]
     fn stack(bencher: Bencher<'_, '_>) {
-        let layer = OpenAiProxyLayer::with_forward(config(1, ""), service_fn(stream));
+        let layer = OpenAiProxyLayer::builder(config(1, ""))
+            .forward(service_fn(stream))
+            .build();
         bodies(bencher, layer.layer(service_fn(answer)));
     }
 }
@@ -169,7 +177,7 @@ mod splice {
         let body = format!(r#"{{"model":"gpt-4o","stream":true,"messages":[{turns}{last}]}}"#);
         let body = Bytes::from(body);
         let bytes = BytesCount::new(body.len());
-        let layer = ModelOverrideLayer::to("llama3.2");
+        let layer = ModelOverrideLayer::with_default_model("llama3.2");
         let request = move || post(body.clone());
         exchanges(
             bencher.counter(bytes),

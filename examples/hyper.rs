@@ -37,10 +37,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = arguments.next().unwrap_or("127.0.0.1:3000".to_owned());
     let config = Config::from_path(arguments.next().unwrap_or("config.json".to_owned()))?;
 
-    let proxy = OpenAiProxyLayer::from_config(config).with_health("/health");
-    let service = ServiceBuilder::new()
-        .layer(proxy.clone())
-        .service_fn(not_found);
+    let layer = OpenAiProxyLayer::builder(config).health("/health").build();
+    let proxy = layer.handle();
+    let service = ServiceBuilder::new().layer(layer).service_fn(not_found);
     let service = TowerToHyperService::new(service);
 
     let mut server = auto::Builder::new(TokioExecutor::new());

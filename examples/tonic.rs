@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let proxy = OpenAiProxyLayer::from_config(config);
 
     let (reporter, routes) = app();
-    tokio::spawn(report(proxy.backends().to_vec(), reporter));
+    tokio::spawn(report(proxy.handle().backends().to_vec(), reporter));
 
     let incoming = TcpIncoming::bind(address.parse()?)?.with_nodelay(Some(true));
     println!("listening on http://{}", incoming.local_addr()?);

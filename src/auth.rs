@@ -1,6 +1,6 @@
-//! Asks for credentials, and keeps them out of sight.
+//! Requires credentials, and keeps them out of sight.
 //!
-//! The keys themselves are the backend's to check. Their fields are marked as
+//! The backend checks the keys themselves. Their fields are marked as
 //! [sensitive](http::HeaderValue::set_sensitive), so that `Debug` doesn't show them and HTTP/2 doesn't
 //! keep them in its compression table.
 //!
@@ -37,30 +37,37 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, HeaderName, Request, header};
+use http::{HeaderMap, Request};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::error::{BoxError, Error, Kind};
-
-/// Azure's name for the field with the key.
-pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
+use crate::{
+    config::Config,
+    error::{BoxError, Error, Kind},
+    header::is_credential,
+    service::accessors,
+};
 
 /// Applies [`AuthPassthrough`] to a service.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AuthPassthroughLayer {
     required: bool,
 }
 
 impl AuthPassthroughLayer {
-    /// Refuses requests that have neither `Authorization` nor `api-key`.
+    /// Rejects requests without credentials.
     pub fn new() -> Self {
         Self { required: true }
     }
 
-    /// Whether requests without credentials are refused. Default: yes.
+    /// Does what the configuration's `require_auth` says.
+    pub fn from_config(config: &Config) -> Self {
+        Self::new().required(config.settings.require_auth)
+    }
+
+    /// Whether requests without credentials are rejected. Default: yes.
     #[must_use]
-    pub fn with_required(mut self, required: bool) -> Self {
+    pub fn required(mut self, required: bool) -> Self {
         self.required = required;
         self
     }
@@ -83,13 +90,23 @@ impl<S> Layer<S> for AuthPassthroughLayer {
     }
 }
 
-/// Passes on requests that have credentials; the others fail with a 401 error.
+/// Forwards requests that have credentials (`Authorization`, `api-key` or `x-api-key`, not empty);
+/// the others fail with a 401 error.
 ///
 /// See the [module documentation](self).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AuthPassthrough<S> {
     inner: S,
     required: bool,
+}
+
+impl<S> AuthPassthrough<S> {
+    /// Rejects requests without credentials.
+    pub fn new(inner: S) -> Self {
+        AuthPassthroughLayer::new().layer(inner)
+    }
+
+    accessors!();
 }
 
 impl<S, B> Service<Request<B>> for AuthPassthrough<S>
@@ -109,7 +126,7 @@ where
         let has_credentials = mark_credentials(request.headers_mut());
         ResponseFuture {
             state: if has_credentials || !self.required {
-                State::Passed {
+                State::Forwarded {
                     future: self.inner.call(request),
                 }
             } else {
@@ -119,12 +136,12 @@ where
     }
 }
 
-/// Marks the fields that may hold a key as sensitive, and says whether one isn't empty.
+/// Marks the fields that may hold a key as sensitive, and tells whether one isn't empty.
 fn mark_credentials(headers: &mut HeaderMap) -> bool {
     let mut found = false;
     // Not by `entry`, which makes the map grow.
     for (name, value) in headers.iter_mut() {
-        if *name == header::AUTHORIZATION || *name == API_KEY {
+        if is_credential(name) {
             found |= !value.is_empty();
             value.set_sensitive(true);
         }
@@ -143,7 +160,7 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        Passed { #[pin] future: F },
+        Forwarded { #[pin] future: F },
         Denied,
     }
 }
@@ -157,7 +174,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Passed { future } => future.poll(cx).map_err(Error::from_service),
+            StateProj::Forwarded { future } => future.poll(cx).map_err(Error::from_service),
             StateProj::Denied => Poll::Ready(Err(Error::new(Kind::NoCredentials))),
         }
     }

@@ -4,9 +4,10 @@
 //! JSON in the form of the [OpenAI API's errors] with a `Proxy-Status` field ([RFC 9209]).
 //!
 //! ```
+//! use bytes::Bytes;
 //! use tower_openai_proxy::Error;
 //!
-//! let response = Error::not_found().to_response();
+//! let response = Error::not_found().to_response::<Bytes>();
 //!
 //! assert_eq!(response.status(), 404);
 //! assert_eq!(
@@ -16,8 +17,8 @@
 //! assert!(response.body().starts_with(br#"{"error":{"message":"#));
 //! ```
 //!
-//! Limits of an application's own can answer in the same form, so that OpenAI's SDKs raise the
-//! error they would for the API's:
+//! An application's own checks and limits can answer in the same form, so that OpenAI's SDKs raise
+//! the error they would for the API's:
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,55 +26,79 @@
 //! use tower_openai_proxy::Error;
 //!
 //! let wait = Duration::from_millis(1500);
-//! let response = Error::too_many_requests().with_retry_after(wait).to_response();
+//! let response = Error::too_many_requests().with_retry_after(wait).to_response::<Bytes>();
 //!
 //! assert_eq!(response.status(), 429);
 //! assert_eq!(response.headers()["retry-after"], "2");
+//!
+//! let error = Error::custom(http::StatusCode::TOO_MANY_REQUESTS, "insufficient_quota")
+//!     .with_type("insufficient_quota")
+//!     .with_message("You exceeded your monthly budget.");
+//! assert!(error.to_response::<Bytes>().body().ends_with(br#""code":"insufficient_quota"}}"#));
 //! ```
 //!
 //! [OpenAI API's errors]: https://platform.openai.com/docs/guides/error-codes
 //! [RFC 9209]: https://www.rfc-editor.org/rfc/rfc9209
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::backend::Backend;
+use crate::{backend::Backend, json};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-const PROXY_STATUS: &str = "proxy-status";
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// Why an exchange failed: what the client did, what the backend did, or which clock ran out.
+/// Why an exchange failed: the client's fault, the backend's, or a timeout.
 ///
-/// Its text names the backend by its configured name and never holds an address, a URL, a key or
+/// Its text names the backend by its configured name and never contains an address, a URL, a key or
 /// a part of a body. The cause, where there is one, is [`source`](StdError::source).
-pub struct Error(Box<Inner>);
+///
+/// A response that [`OpenAiProxy`](crate::OpenAiProxy) made of an error has a clone of it in its
+/// extensions, so that outer layers can tell what failed.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: Kind,
+    custom: Option<Custom>,
     backend: Option<Backend>,
-    source: Option<BoxError>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
     retry_after: Option<Duration>,
 }
 
-/// What went wrong. The order is that of an exchange.
+/// What a caller says of an error in place of the table's words.
+#[derive(Clone, Default)]
+struct Custom {
+    status: Option<StatusCode>,
+    code: Option<Cow<'static, str>>,
+    kind: Option<Cow<'static, str>>,
+    message: Option<Cow<'static, str>>,
+    param: Option<Cow<'static, str>>,
+}
+
+/// What went wrong, in the order of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     NotFound,
     DotSegments,
     NoCredentials,
+    Forbidden,
     UnknownBackend,
-    NoBackend,
+    NoCandidate,
     Overloaded,
     TooManyRequests,
+    OutOfMemory,
     BodyTooLarge,
-    BodyBroken,
-    BodySilent,
-    BodyCoded,
-    BodyEncoded,
+    BodyTruncated,
+    BodyIdle,
+    UnsupportedTransferCoding,
+    UnsupportedContentEncoding,
     NotAJsonObject,
+    Unrouted,
     Refused,
     Dns,
     #[cfg_attr(
@@ -87,124 +112,154 @@ pub(crate) enum Kind {
     NotHttp,
     ResponseTimeout,
     TotalTimeout,
-    BrokeOff,
-    BackendSilent,
+    Truncated,
+    BackendIdle,
     Draining,
-    Foreign,
+    Internal,
 }
 
 impl Kind {
     /// The status code and the RFC 9209 error type (section 2.3) that a client gets.
     fn answer(self) -> (StatusCode, &'static str) {
         match self {
-            Kind::NotFound | Kind::UnknownBackend | Kind::NoBackend => {
+            Kind::NotFound | Kind::UnknownBackend | Kind::NoCandidate => {
                 (StatusCode::NOT_FOUND, "destination_not_found")
             }
-            Kind::DotSegments | Kind::NotAJsonObject | Kind::BodyBroken | Kind::BodyCoded => {
-                (StatusCode::BAD_REQUEST, "http_request_error")
-            }
+            Kind::DotSegments
+            | Kind::NotAJsonObject
+            | Kind::BodyTruncated
+            | Kind::UnsupportedTransferCoding => (StatusCode::BAD_REQUEST, "http_request_error"),
             Kind::NoCredentials => (StatusCode::UNAUTHORIZED, "http_request_denied"),
-            Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable"),
+            Kind::Forbidden => (StatusCode::FORBIDDEN, "http_request_denied"),
             Kind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "http_request_denied"),
-            Kind::BodySilent => (StatusCode::REQUEST_TIMEOUT, "http_request_error"),
+            Kind::BodyIdle => (StatusCode::REQUEST_TIMEOUT, "http_request_error"),
             Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "http_request_error"),
-            Kind::BodyEncoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "http_request_error"),
+            Kind::UnsupportedContentEncoding => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "http_request_error")
+            }
+            Kind::Overloaded | Kind::OutOfMemory | Kind::Draining => {
+                (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable")
+            }
             Kind::Refused => (StatusCode::BAD_GATEWAY, "connection_refused"),
             Kind::Dns => (StatusCode::BAD_GATEWAY, "dns_error"),
             Kind::TlsCertificate => (StatusCode::BAD_GATEWAY, "tls_certificate_error"),
             Kind::TlsProtocol => (StatusCode::BAD_GATEWAY, "tls_protocol_error"),
-            Kind::ClosedBeforeHead | Kind::BrokeOff => {
+            Kind::ClosedBeforeHead | Kind::Truncated => {
                 (StatusCode::BAD_GATEWAY, "connection_terminated")
             }
             Kind::NotHttp => (StatusCode::BAD_GATEWAY, "http_protocol_error"),
             Kind::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
-            Kind::ResponseTimeout | Kind::TotalTimeout => {
+            Kind::ResponseTimeout | Kind::TotalTimeout | Kind::BackendIdle => {
                 (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
             }
-            Kind::BackendSilent => (StatusCode::GATEWAY_TIMEOUT, "connection_read_timeout"),
-            Kind::Draining => (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable"),
-            Kind::Foreign => (StatusCode::INTERNAL_SERVER_ERROR, "proxy_internal_error"),
+            Kind::Unrouted | Kind::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "proxy_internal_error")
+            }
         }
     }
 
     /// The text a client reads. `{}` stands for the backend.
     fn message(self) -> &'static str {
         match self {
-            Kind::NotFound => {
-                "There is nothing at this path; the proxy serves /v1/chat/completions and /chat/completions."
-            }
-            Kind::DotSegments => "The path must not have `.` or `..` segments.",
+            Kind::NotFound => "Nothing is served at this path.",
+            Kind::DotSegments => "The path must not contain `.` or `..` segments.",
             Kind::NoCredentials => {
                 "No credentials: send an API key as `Authorization: Bearer <key>` or `api-key: <key>`."
             }
+            Kind::Forbidden => "These credentials don't allow this request.",
             Kind::UnknownBackend => {
                 "`X-Proxy-Backend` names no backend of this proxy; send one of its names, or leave the field out."
             }
-            Kind::NoBackend => "No backend of this proxy takes this request.",
-            Kind::Overloaded => "Too many requests are being served; try again later.",
-            Kind::TooManyRequests => "Too many requests have come; try again later.",
-            Kind::BodyTooLarge => "The request's body is larger than this proxy accepts.",
-            Kind::BodyBroken => "The request's body could not be read to its end.",
-            Kind::BodySilent => "The request's body did not arrive in time.",
-            Kind::BodyCoded => "The request's body must have no transfer coding but `chunked`.",
-            Kind::BodyEncoded => {
-                "The proxy replaces the model, so the request's body must come without `Content-Encoding`."
+            Kind::NoCandidate => "No backend is configured for this request.",
+            Kind::Overloaded => "The proxy is overloaded; try again later.",
+            Kind::TooManyRequests => "Rate limit exceeded; try again later.",
+            Kind::OutOfMemory => {
+                "Too many request bodies are being buffered; try again in a moment."
+            }
+            Kind::BodyTooLarge => "The request body is larger than this proxy accepts.",
+            Kind::BodyTruncated => "The request body could not be read to its end.",
+            Kind::BodyIdle => "The request body did not arrive in time.",
+            Kind::UnsupportedTransferCoding => {
+                "The request body must have no transfer coding other than `chunked`."
+            }
+            Kind::UnsupportedContentEncoding => {
+                "The proxy reads or replaces the model, so the request body must come without `Content-Encoding`."
             }
             Kind::NotAJsonObject => {
-                "The proxy replaces the model, so the request's body must be a JSON object."
+                "The proxy replaces the model, so the request body must be a JSON object"
             }
-            Kind::Refused => "No connection to {} could be made.",
+            Kind::Refused => "No connection to {} could be established.",
             Kind::Dns => "The host name of {} could not be resolved.",
-            Kind::TlsCertificate => "The TLS certificate of {} is not valid or not trusted.",
+            Kind::TlsCertificate => "The TLS certificate of {} is invalid or not trusted.",
             Kind::TlsProtocol => "The TLS handshake with {} failed.",
-            Kind::ConnectTimeout => "Connecting to {} took too long.",
-            Kind::ClosedBeforeHead => "The connection was closed before a response came from {}.",
-            Kind::NotHttp => "No valid HTTP response came from {}.",
+            Kind::ConnectTimeout => "Connecting to {} timed out.",
+            Kind::ClosedBeforeHead => "The connection was closed before {} responded.",
+            Kind::NotHttp => "The response of {} was not valid HTTP.",
             Kind::ResponseTimeout => "No response came in time from {}.",
             Kind::TotalTimeout => "The exchange took longer than this proxy allows.",
-            Kind::BrokeOff => "The response was broken off by {}.",
-            Kind::BackendSilent => "The response of {} fell silent.",
+            Kind::Truncated => "The response of {} was truncated.",
+            Kind::BackendIdle => "The response of {} stopped sending data.",
             Kind::Draining => "This proxy is shutting down; please send the request again.",
-            Kind::Foreign => "The request failed inside the proxy.",
+            Kind::Unrouted => "The request reached no backend: `BackendRouteLayer` is missing.",
+            Kind::Internal => "The request failed inside the proxy.",
         }
     }
 }
 
 impl Error {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self(Box::new(Inner {
+        Self(Arc::new(Inner {
             kind,
+            custom: None,
             backend: None,
             source: None,
             retry_after: None,
         }))
     }
 
-    pub(crate) fn with_source(mut self, source: impl Into<BoxError>) -> Self {
-        self.0.source = Some(source.into());
-        self
+    fn inner(&mut self) -> &mut Inner {
+        Arc::make_mut(&mut self.0)
     }
 
-    /// Names the backend, unless a stage nearer to it has.
-    pub(crate) fn with_backend(mut self, backend: &Backend) -> Self {
-        self.0.backend.get_or_insert_with(|| backend.clone());
-        self
+    fn customize(&mut self) -> &mut Custom {
+        self.inner().custom.get_or_insert_default()
     }
 
-    /// Takes the error of a wrapped service: one of ours as it is, any other as the source.
-    pub(crate) fn from_service(error: impl Into<BoxError>) -> Self {
-        match error.into().downcast::<Error>() {
-            Ok(ours) => *ours,
-            Err(foreign) => Self::new(Kind::Foreign).with_source(foreign),
-        }
+    /// An error of the application's own: its status and the `code` of the JSON, such as
+    /// `insufficient_quota`.
+    ///
+    /// `Proxy-Status` says `http_request_denied` for a status below 500, else
+    /// `proxy_internal_error`.
+    pub fn custom(status: StatusCode, code: impl Into<Cow<'static, str>>) -> Self {
+        let kind = if status.is_server_error() {
+            Kind::Internal
+        } else {
+            Kind::Forbidden
+        };
+        let mut error = Self::new(kind);
+        let custom = error.customize();
+        custom.status = Some(status);
+        custom.code = Some(code.into());
+        error
     }
 
-    /// The error for a path that nothing answers: 404, `destination_not_found`.
+    /// The error for a path at which nothing is served: 404, `destination_not_found`.
     pub fn not_found() -> Self {
         Self::new(Kind::NotFound)
     }
 
-    /// The error for a limit on requests at a time: 503, `destination_unavailable`.
+    /// The error for missing or invalid credentials: 401, `http_request_denied`, with
+    /// `WWW-Authenticate: Bearer`.
+    pub fn unauthorized() -> Self {
+        Self::new(Kind::NoCredentials)
+    }
+
+    /// The error for credentials that don't allow the request: 403, `http_request_denied`.
+    pub fn forbidden() -> Self {
+        Self::new(Kind::Forbidden)
+    }
+
+    /// The error for a limit on concurrent requests: 503, `destination_unavailable`.
     ///
     /// Below [`BackendRoute`](crate::BackendRoute) it says that this backend was not asked, so the
     /// next one is tried.
@@ -212,7 +267,7 @@ impl Error {
         Self::new(Kind::Overloaded)
     }
 
-    /// The error for a limit on requests in a period: 429, `http_request_denied`.
+    /// The error for a rate limit: 429, `http_request_denied`.
     ///
     /// Below [`BackendRoute`](crate::BackendRoute) it says that this backend was not asked, so the
     /// next one is tried.
@@ -220,11 +275,16 @@ impl Error {
         Self::new(Kind::TooManyRequests)
     }
 
-    /// Tells the client when to try again: `Retry-After`, in whole seconds, rounded up.
-    #[must_use]
-    pub fn with_retry_after(mut self, wait: Duration) -> Self {
-        self.0.retry_after = Some(wait);
-        self
+    /// The error for a backend that no connection could be established to: 502,
+    /// `connection_refused`. What a client of your own says, so that the next backend is tried.
+    pub fn connect(source: impl Into<BoxError>) -> Self {
+        Self::new(Kind::Refused).with_source(source)
+    }
+
+    /// The error for a connection that was closed before the response headers: 502,
+    /// `connection_terminated`. The request may have been processed, so no other backend is tried.
+    pub fn closed_before_response(source: impl Into<BoxError>) -> Self {
+        Self::new(Kind::ClosedBeforeHead).with_source(source)
     }
 
     /// The error of a proxy that is shutting down: 503, `destination_unavailable`, with
@@ -233,23 +293,84 @@ impl Error {
         Self::new(Kind::Draining)
     }
 
-    /// The status code of [`to_response`](Self::to_response).
-    pub fn status(&self) -> StatusCode {
-        self.0.kind.answer().0
+    /// Takes the error of a wrapped service: an `Error` as it is, any other as the source.
+    pub(crate) fn from_service(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Error>() {
+            Ok(error) => *error,
+            Err(foreign) => Self::new(Kind::Internal).with_source(foreign),
+        }
     }
 
-    /// The `code` of the JSON and the `error` of `Proxy-Status`: a type of RFC 9209, section 2.3.
-    pub fn code(&self) -> &'static str {
+    /// Sets the cause, which [`source`](StdError::source) returns. Clients never see it; logs do.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.inner().source = Some(source.into().into());
+        self
+    }
+
+    /// Sets the `message` of the JSON.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<Cow<'static, str>>) -> Self {
+        self.customize().message = Some(message.into());
+        self
+    }
+
+    /// Sets the `type` of the JSON. Default: `invalid_request_error` for a 4xx status,
+    /// `proxy_error` for any other.
+    #[must_use]
+    pub fn with_type(mut self, kind: impl Into<Cow<'static, str>>) -> Self {
+        self.customize().kind = Some(kind.into());
+        self
+    }
+
+    /// Sets the `param` of the JSON, such as `model`. Default: `null`.
+    #[must_use]
+    pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
+        self.customize().param = Some(param.into());
+        self
+    }
+
+    /// Tells the client when to try again: `Retry-After`, in whole seconds, rounded up.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.inner().retry_after = Some(wait);
+        self
+    }
+
+    /// Names the backend, unless a stage nearer to it has.
+    pub(crate) fn with_backend(mut self, backend: &Backend) -> Self {
+        if self.0.backend.is_none() {
+            self.inner().backend = Some(backend.clone());
+        }
+        self
+    }
+
+    /// The status code of [`to_response`](Self::to_response).
+    pub fn status(&self) -> StatusCode {
+        let custom = self.0.custom.as_ref().and_then(|custom| custom.status);
+        custom.unwrap_or(self.0.kind.answer().0)
+    }
+
+    /// The `code` of the JSON: the one given to [`custom`](Self::custom), else
+    /// [`proxy_status`](Self::proxy_status).
+    pub fn code(&self) -> &str {
+        let custom = self.0.custom.as_ref();
+        let code = custom.and_then(|custom| custom.code.as_deref());
+        code.unwrap_or(self.proxy_status())
+    }
+
+    /// The `error` of the `Proxy-Status` field: a type of RFC 9209, section 2.3.
+    pub fn proxy_status(&self) -> &'static str {
         self.0.kind.answer().1
     }
 
-    /// The backend that was being asked, where one was.
+    /// The backend that the request was sent to, if any.
     pub fn backend(&self) -> Option<&Backend> {
         self.0.backend.as_ref()
     }
 
-    /// No connection could be made (refused, name not resolved, TLS failed, connect timeout), so
-    /// nothing of the request was sent and another backend may be tried.
+    /// Whether no connection could be established (refused, name not resolved, TLS failed, connect
+    /// timeout), so that nothing of the request was sent and another backend may be tried.
     pub fn is_connect(&self) -> bool {
         matches!(
             self.0.kind,
@@ -261,29 +382,31 @@ impl Error {
         )
     }
 
-    /// Nothing of the request was sent, so another backend may be tried.
+    /// Whether nothing of the request was sent, so that another backend may be tried.
     pub(crate) fn was_not_sent(&self) -> bool {
         self.is_connect() || matches!(self.0.kind, Kind::Overloaded | Kind::TooManyRequests)
     }
 
-    /// A clock ran out: connecting, the response's head, a silence, or the whole exchange.
+    /// Whether a timeout elapsed: connecting, the response headers, an idle body, or the whole
+    /// exchange.
     pub fn is_timeout(&self) -> bool {
         matches!(
             self.0.kind,
-            Kind::BodySilent
+            Kind::BodyIdle
                 | Kind::ConnectTimeout
                 | Kind::ResponseTimeout
                 | Kind::TotalTimeout
-                | Kind::BackendSilent
+                | Kind::BackendIdle
         )
     }
 
-    /// The request is at fault, no backend is.
-    pub fn is_client(&self) -> bool {
+    /// Whether the request itself caused the error: its status is a 4xx.
+    pub fn is_client_error(&self) -> bool {
         self.status().is_client_error()
     }
 
-    /// The backend failed: no connection, broken off before a head, or no head in time.
+    /// Whether the backend failed: no connection, closed before the response headers, or no headers
+    /// in time.
     pub(crate) fn is_backend_failure(&self) -> bool {
         self.is_connect()
             || matches!(
@@ -292,47 +415,45 @@ impl Error {
             )
     }
 
-    /// How the exchange ended, in a word or two for a log.
-    pub(crate) fn outcome(&self) -> &'static str {
-        match self.0.kind {
-            Kind::BodySilent => "client idle_timeout",
-            Kind::BodyBroken => "client broke off",
-            Kind::ConnectTimeout => "connect_timeout",
-            Kind::ResponseTimeout => "timeout",
-            Kind::TotalTimeout => "total_timeout",
-            Kind::BackendSilent => "idle_timeout",
-            Kind::BrokeOff => "backend broke off",
-            _ => self.code(),
-        }
+    pub(crate) fn kind(&self) -> Kind {
+        self.0.kind
     }
 
-    /// The response a client gets for this error.
-    ///
-    /// `type` is `invalid_request_error` for a 4xx status and `proxy_error` for a 5xx; `code` is
-    /// [`code`](Self::code).
-    pub fn to_response(&self) -> Response<Bytes> {
-        let (status, code) = self.0.kind.answer();
-        let kind = if status.is_client_error() {
+    /// The response a client gets for this error: JSON in the form of the OpenAI API's errors.
+    pub fn to_response<B: From<Bytes>>(&self) -> Response<B> {
+        let status = self.status();
+        let custom = self.0.custom.as_ref();
+        let kind = custom.and_then(|custom| custom.kind.as_deref());
+        let kind = kind.unwrap_or(if status.is_client_error() {
             "invalid_request_error"
         } else {
             "proxy_error"
-        };
-        let message = serde_json::Value::from(self.to_string());
+        });
+        let param = custom.and_then(|custom| custom.param.as_deref());
+        let json = |text: &str| serde_json::Value::from(text).to_string();
         let body = format!(
-            r#"{{"error":{{"message":{message},"type":"{kind}","param":null,"code":"{code}"}}}}"#
+            r#"{{"error":{{"message":{},"type":{},"param":{},"code":{}}}}}"#,
+            json(&self.to_string()),
+            json(kind),
+            param.map_or("null".to_owned(), json),
+            json(self.code()),
         );
-        let mut response = Response::new(Bytes::from(body));
+        let mut response = Response::new(Bytes::from(body).into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
-        if let Ok(value) = HeaderValue::try_from(format!("tower-openai-proxy; error={code}")) {
+        let proxy_status = format!("tower-openai-proxy; error={}", self.proxy_status());
+        if let Ok(value) = HeaderValue::try_from(proxy_status) {
             headers.insert(PROXY_STATUS, value);
         }
-        // Whoever was in front of us may have seen another end of a body in two codings.
-        if matches!(self.0.kind, Kind::Draining | Kind::BodyCoded) {
+        // A proxy in front may have found another end of a body in two codings.
+        if matches!(
+            self.0.kind,
+            Kind::Draining | Kind::UnsupportedTransferCoding
+        ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -348,9 +469,26 @@ impl Error {
     }
 }
 
+impl From<json::Invalid> for Error {
+    fn from(error: json::Invalid) -> Self {
+        Self::new(Kind::NotAJsonObject).with_source(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let custom = self.0.custom.as_ref();
+        if let Some(message) = custom.and_then(|custom| custom.message.as_deref()) {
+            return f.write_str(message);
+        }
         let message = self.0.kind.message();
+        if self.0.kind == Kind::NotAJsonObject {
+            // Where and what: neither quotes the body.
+            return match &self.0.source {
+                Some(position) => write!(f, "{message}: {position}."),
+                None => write!(f, "{message}."),
+            };
+        }
         match (message.split_once("{}"), &self.0.backend) {
             (None, _) => f.write_str(message),
             (Some((before, after)), None) => write!(f, "{before}the backend{after}"),
@@ -365,6 +503,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Error");
         debug.field("kind", &self.0.kind);
+        debug.field("code", &self.code());
         if let Some(backend) = &self.0.backend {
             debug.field("backend", &backend.name());
         }

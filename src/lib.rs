@@ -65,16 +65,23 @@
 pub mod auth;
 pub mod backend;
 pub mod body;
+mod clock;
 pub mod config;
 mod endpoint;
 pub mod error;
+mod exchange;
 pub mod forward;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod header;
+mod json;
 pub mod model;
+pub mod observe;
 pub mod proxy;
+mod rope;
 pub mod route;
+mod service;
 pub mod timeout;
 
 #[doc(inline)]
@@ -86,9 +93,10 @@ pub use crate::{
     error::Error,
     forward::Forward,
     model::{ModelOverride, ModelOverrideLayer},
+    observe::{Observe, ObserveLayer},
     proxy::{OpenAiProxy, OpenAiProxyLayer},
-    route::{BackendRoute, BackendRouteLayer, Rule},
-    timeout::{Timeout, TimeoutLayer},
+    route::{BackendRoute, BackendRouteLayer},
+    timeout::{Deadline, DeadlineLayer, Timeout, TimeoutLayer},
 };
 
 /// Compiles the examples of the README.

@@ -1,11 +1,12 @@
 use tokio::time::sleep;
 
 use super::*;
+use crate::endpoint::Matched;
 
 /// The backends of a configuration with these entries.
 fn backends(entries: &str, settings: &str) -> Arc<[Backend]> {
     let text = format!(r#"{{"primary_backends":[{entries}],"settings":{{{settings}}}}}"#);
-    Backend::all(&text.parse().unwrap())
+    Backend::all(&text.parse().unwrap(), &[])
 }
 
 fn at(url: &str) -> Backend {
@@ -60,7 +61,10 @@ fn the_target_is_the_base_urls_path_and_both_queries() {
         ),
     ] {
         let mut written = Vec::new();
-        at(url).write_target(&request.parse().unwrap(), &mut written);
+        let (parts, ()) = http::Request::get(request).body(()).unwrap().into_parts();
+        let matched = Matched::of(&parts.extensions, &parts.uri).unwrap();
+        let path = matched.path(&parts.uri);
+        at(url).write_target(path, parts.uri.query(), &mut written);
         let written = String::from_utf8(written).unwrap();
         assert_eq!(written, target, "{url} and {request}");
     }
@@ -107,7 +111,7 @@ async fn a_backend_that_failed_cools_down() {
     let backend = cools(r#""cooldown":2.5"#);
     assert!(!backend.is_cooling_down());
     sleep(Duration::from_secs(100)).await;
-    backend.failed();
+    backend.record_failure();
     let same = backend.clone();
     assert!(backend.is_cooling_down() && same.is_cooling_down());
     sleep(Duration::from_millis(2490)).await;
@@ -116,13 +120,13 @@ async fn a_backend_that_failed_cools_down() {
     assert!(!same.is_cooling_down());
 
     let never = cools(r#""cooldown":0"#);
-    never.failed();
+    never.record_failure();
     assert!(!never.is_cooling_down());
 
     let for_ever = cools(r#""cooldown":1e300"#);
-    for_ever.failed();
+    for_ever.record_failure();
     sleep(Duration::from_secs(10 * 365 * 24 * 60 * 60)).await;
-    for_ever.failed();
+    for_ever.record_failure();
     assert!(for_ever.is_cooling_down());
 }
 
@@ -136,7 +140,7 @@ fn debug_shows_neither_url_nor_key() {
         )
         .build()
         .unwrap();
-    let debug = format!("{:?}", Backend::all(&config));
+    let debug = format!("{:?}", Backend::all(&config, &[]));
     assert!(
         debug.contains("\"a\"") && debug.contains("\"m\""),
         "{debug}"

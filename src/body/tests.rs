@@ -5,7 +5,7 @@ use http_body_util::{Channel, Empty, Full, channel::Sender};
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::model::splice::{Splice, json_string};
+use crate::rope::PIECE;
 
 /// A body that is sent piece by piece.
 fn in_pieces() -> (Sender<Bytes, BoxError>, RequestBody) {
@@ -59,9 +59,12 @@ async fn the_first_byte_over_the_limit_is_an_error() {
         (error.status().as_u16(), error.code()),
         (413, "http_request_error")
     );
-    assert!(error.is_client());
+    assert!(error.is_client_error());
 
-    let error = of_pieces(&["abc", "def"]).await.with_max_bytes(5).hold();
+    let error = of_pieces(&["abc", "def"])
+        .await
+        .with_max_bytes(5)
+        .buffer(Scan::No);
     assert_eq!(error.await.err().unwrap().status(), 413);
 }
 
@@ -106,7 +109,7 @@ async fn a_silence_that_lasts_too_long_is_an_error() {
         (error.status().as_u16(), error.code()),
         (408, "http_request_error")
     );
-    assert!(error.is_client() && error.is_timeout());
+    assert!(error.is_client_error() && error.is_timeout());
     let late = start.elapsed() - secs(5);
     assert!(late < Duration::from_millis(5), "late by {late:?}");
 }
@@ -133,7 +136,7 @@ async fn a_backend_that_does_not_read_is_not_the_clients_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_held_is_timed_as_well() {
     let (_sender, body) = in_pieces();
-    let held = soon(body.with_idle_timeout(secs(5)).hold()).await;
+    let held = soon(body.with_idle_timeout(secs(5)).buffer(Scan::No)).await;
     let error = held.err().unwrap();
     assert_eq!(error.status(), 408);
 }
@@ -178,13 +181,13 @@ async fn a_body_that_breaks_off_is_an_error_with_its_cause() {
         sender.send_data("half".into()).await.unwrap();
         sender.abort(std::fmt::Error.into());
         let error = if holds {
-            body.hold().await.err().unwrap()
+            body.buffer(Scan::No).await.err().unwrap()
         } else {
             assert_eq!(next(&mut body).await.unwrap(), "half");
             next(&mut body).await.unwrap_err()
         };
         assert_eq!(error.status(), 400);
-        assert!(error.is_client());
+        assert!(error.is_client_error());
         assert!(error.source().unwrap().is::<std::fmt::Error>());
     }
 }
@@ -200,7 +203,7 @@ async fn a_body_that_is_empty_has_ended() {
         assert!(body.is_end_stream() && !body.is_too_large());
         assert_eq!(body.size_hint().exact(), Some(0));
         assert!(body.frame().await.is_none());
-        assert!(body.hold().await.unwrap().is_empty());
+        assert!(body.buffer(Scan::No).await.unwrap().is_end_stream());
     }
 }
 
@@ -208,10 +211,10 @@ async fn a_body_that_is_empty_has_ended() {
 
 #[tokio::test]
 async fn a_held_body_is_handed_on_in_pieces_of_the_same_memory() {
-    let bytes = Bytes::from(vec![7; 2 * rope::PIECE + 1]);
+    let bytes = Bytes::from(vec![7; 2 * PIECE + 1]);
     let mut body = RequestBody::from(bytes.clone());
     let mut left = bytes.len();
-    for expected in [rope::PIECE, rope::PIECE, 1] {
+    for expected in [PIECE, PIECE, 1] {
         assert!(!body.is_end_stream());
         assert_eq!(body.size_hint().exact(), Some(left as u64));
         let piece = next(&mut body).await.unwrap();
@@ -224,15 +227,114 @@ async fn a_held_body_is_handed_on_in_pieces_of_the_same_memory() {
 }
 
 #[tokio::test]
-async fn a_spliced_body_has_the_length_that_it_tells() {
-    let body = Bytes::from_static(br#"{"model": "a", "n": 1}"#);
-    let mut splice = Splice::new(json_string("other"));
-    splice.feed(body).unwrap();
-    let body = RequestBody::spliced(splice.finish().unwrap());
+async fn a_replaced_body_has_the_length_that_it_tells() {
+    let body = RequestBody::from(Bytes::from_static(br#"{"model": "a", "n": 1}"#));
+    let body = body.buffer(Scan::Strict).await.unwrap();
+    assert_eq!(body.model().as_deref(), Some("a"));
+    let found = body.found().unwrap().as_ref().unwrap();
+    let (spans, with) = found.with_model(json::string("other"));
+    let body = body.replace(spans, with);
     let expected = r#"{"model": "other", "n": 1}"#;
     assert_eq!(body.size_hint().exact(), Some(expected.len() as u64));
     assert!(!body.is_end_stream());
-    assert_eq!(bytes(body.hold().await.unwrap()).await, expected);
+    let again = body.try_clone().unwrap();
+    assert_eq!(bytes(body.buffer(Scan::No).await.unwrap()).await, expected);
+    assert_eq!(bytes(again).await, expected);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_object_is_found_out_at_once_where_it_must_be_one() {
+    let (mut sender, body) = in_pieces();
+    sender.send_data("[".into()).await.unwrap();
+    let error = soon(body.buffer(Scan::Strict)).await.err().unwrap();
+    assert_eq!(error.status(), 400);
+
+    let body = of_pieces(&["not", " json"]).await;
+    let body = body.buffer(Scan::Lenient).await.unwrap();
+    assert!(body.found().unwrap().is_err() && body.model().is_none());
+    assert_eq!(bytes(body).await, "not json");
+}
+
+#[tokio::test]
+async fn a_long_scan_lets_other_tasks_run() {
+    let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
+    let mut buffer = RequestBody::from(Bytes::from(json)).buffer(Scan::Strict);
+    let mut turns = 0;
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    while Pin::new(&mut buffer).poll(&mut cx).is_pending() {
+        turns += 1;
+    }
+    assert_eq!(turns, 5);
+}
+
+// The budget.
+
+fn budget(limit: u64) -> Arc<Budget> {
+    let budget = Arc::new(Budget::default());
+    budget.set_limit(limit);
+    budget
+}
+
+#[tokio::test]
+async fn buffered_bodies_share_a_budget_and_give_it_back() {
+    let budget = budget(5);
+    let first = of_pieces(&["ab", "c"]).await.with_budget(&budget);
+    let first = first.buffer(Scan::No).await.unwrap();
+    let clone = first.try_clone().unwrap();
+
+    let second = of_pieces(&["def"]).await.with_budget(&budget);
+    let error = second.buffer(Scan::No).await.err().unwrap();
+    assert_eq!(
+        (error.status().as_u16(), error.code()),
+        (503, "destination_unavailable")
+    );
+    let response = error.to_response::<Bytes>();
+    assert_eq!(response.headers()["retry-after"], "1");
+
+    drop(first);
+    let third = of_pieces(&["def"]).await.with_budget(&budget);
+    assert!(third.buffer(Scan::No).await.is_err(), "a clone has it");
+    drop(clone);
+    let fourth = of_pieces(&["defgh"]).await.with_budget(&budget);
+    // A second look at it doesn't count it twice, nor give it back.
+    let fourth = fourth.buffer(Scan::No).await.unwrap();
+    let fourth = fourth.buffer(Scan::Lenient).await.unwrap();
+    let fifth = of_pieces(&["i"]).await.with_budget(&budget);
+    assert!(fifth.buffer(Scan::No).await.is_err());
+    drop(fourth);
+    let sixth = of_pieces(&["ijklm"]).await.with_budget(&budget);
+    assert!(sixth.buffer(Scan::No).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_streamed_body_needs_no_budget() {
+    let body = of_pieces(&["abc"]).await.with_budget(&budget(1));
+    assert_eq!(bytes(body).await, "abc");
+}
+
+/// Sends `chunk` every `pause` seconds, and gives what buffering it comes to.
+async fn buffered_slowly(chunk: usize, pause: u64, chunks: usize) -> Result<RequestBody, Error> {
+    let (mut sender, body) = in_pieces();
+    let sending = async move {
+        for _ in 0..chunks {
+            sleep(secs(pause)).await;
+            if sender.send_data(vec![b' '; chunk].into()).await.is_err() {
+                break;
+            }
+        }
+    };
+    let body = body.with_idle_timeout(secs(10)).buffer(Scan::No);
+    let waited = tokio::time::timeout(secs(100_000), async { tokio::join!(body, sending).0 });
+    waited.await.expect("something happens")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_drop_by_drop_is_given_up() {
+    let error = buffered_slowly(1, 9, 1000).await.unwrap_err();
+    assert_eq!(error.status(), 408);
+    // 1 KiB/s is enough, and so is a body that is whole within the period.
+    assert!(buffered_slowly(9 * 1024, 9, 100).await.is_ok());
+    assert!(buffered_slowly(1, 4, 2).await.is_ok());
 }
 
 #[tokio::test]
@@ -241,7 +343,7 @@ async fn holding_a_single_piece_does_not_copy_it() {
     let piece = Bytes::from(vec![7; 1000]);
     sender.send_data(piece.clone()).await.unwrap();
     drop(sender);
-    let held = bytes(body.hold().await.unwrap()).await;
+    let held = bytes(body.buffer(Scan::No).await.unwrap()).await;
     assert_eq!((held.as_ptr(), held.len()), (piece.as_ptr(), 1000));
 }
 
@@ -253,7 +355,7 @@ async fn holding_joins_pieces_and_drops_trailers() {
     }
     sender.send_trailers(HeaderMap::new()).await.unwrap();
     drop(sender);
-    assert_eq!(bytes(body.hold().await.unwrap()).await, "abcdef");
+    assert_eq!(bytes(body.buffer(Scan::No).await.unwrap()).await, "abcdef");
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
-use super::{Config, ConfigError, Settings, rules, without_query};
+use super::{Config, ConfigError, Settings, url::BaseUrl};
 
 /// Makes a [`Config`] in code.
 ///
@@ -68,9 +68,25 @@ impl ConfigBuilder {
         self
     }
 
-    /// The largest request body, in bytes. Default: 67108864 (64 MiB).
+    /// The largest request body, in bytes, that is JSON or buffered; larger ones are answered 413.
+    /// Default: 67108864 (64 MiB).
     pub fn max_body_bytes(mut self, bytes: u64) -> Self {
         self.settings.max_body_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of request bodies may be buffered at a time, all requests together. Beyond
+    /// it, requests that need more are answered 503 with `Retry-After: 1`. Default: 1073741824
+    /// (1 GiB).
+    pub fn max_held_bytes(mut self, bytes: u64) -> Self {
+        self.settings.max_held_bytes = bytes;
+        self
+    }
+
+    /// The largest request body, in bytes, that is streamed and isn't JSON, such as a file; larger
+    /// ones are answered 413. Default: 1073741824 (1 GiB).
+    pub fn max_upload_bytes(mut self, bytes: u64) -> Self {
+        self.settings.max_upload_bytes = bytes;
         self
     }
 
@@ -116,6 +132,7 @@ pub struct BackendConfig {
     pub(super) model: String,
     pub(super) timeout: Option<Duration>,
     pub(super) api_key: Option<ApiKey>,
+    pub(super) paths: Option<Vec<String>>,
 }
 
 #[derive(Clone)]
@@ -142,6 +159,7 @@ impl BackendConfig {
             model: String::new(),
             timeout: None,
             api_key: None,
+            paths: None,
         }
     }
 
@@ -173,18 +191,28 @@ impl BackendConfig {
         self.api_key = Some(ApiKey::Variable(name.into()));
         self
     }
+
+    /// Serves only paths that match one of these patterns, at least one: `/responses` (exactly
+    /// this), `/responses/*` (everything below it), `*` (everything). Paths start below the base
+    /// URL; a `*` may only stand at the end, and matches slashes, too.
+    ///
+    /// Default: every path or, with a key of the backend's own, those that generate or list models.
+    pub fn paths<P: Into<String>>(mut self, patterns: impl IntoIterator<Item = P>) -> Self {
+        self.paths = Some(patterns.into_iter().map(Into::into).collect());
+        self
+    }
 }
 
 impl fmt::Debug for BackendConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let url = rules::backend_url(&self.url, "url").ok();
         let api_key = self.api_key.as_ref().map(|_| format_args!("Sensitive"));
         f.debug_struct("BackendConfig")
             .field("name", &self.name)
-            .field("url", &url.as_ref().map(without_query))
+            .field("url", &BaseUrl::parse(&self.url).ok())
             .field("model", &self.model)
             .field("timeout", &self.timeout)
             .field("api_key", &api_key)
+            .field("paths", &self.paths)
             .finish()
     }
 }

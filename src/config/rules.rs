@@ -2,30 +2,29 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Uri, uri::Scheme};
+use http::HeaderValue;
 
 use super::{
-    BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, OPENAI_URL,
-    Settings, builder::ApiKey,
+    BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, Settings,
+    builder::ApiKey,
+    url::{BaseUrl, OPENAI_URL},
 };
+use crate::endpoint::PathPattern;
 
 /// What is allowed, as messages say it after "must be".
 pub(super) mod allowed {
-    pub(crate) const BODY_BYTES: &str = "a whole number of bytes, 1 or more";
+    pub(crate) const BYTES: &str = "a whole number of bytes, 1 or more";
     pub(crate) const COOLDOWN: &str = "a number of seconds, 0 (never) or more";
     pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
     pub(crate) const NAME: &str =
         "a name: not empty, without control characters and blanks at its ends";
+    pub(crate) const PATHS: &str = "a list of path patterns, at least one";
     pub(crate) const SECONDS: &str = "a positive number of seconds";
     pub(crate) const STATUS: &str = "a status code from 300 to 599";
-    pub(crate) const URL: &str = "an absolute http or https URL, such as https://api.openai.com/v1";
 }
 
 /// No clock runs longer: [`Instant`](std::time::Instant) plus any duration could overflow.
 const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-/// Whether this build can speak TLS to backends.
-const TLS: bool = cfg!(any(feature = "native-tls", feature = "rustls"));
 
 impl ConfigBuilder {
     pub(super) fn build_with(self, environment: Environment<'_>) -> Result<Config, ConfigError> {
@@ -63,19 +62,21 @@ impl BackendConfig {
         }
         let url = match self.url.as_str() {
             "" => None,
-            url => Some(backend_url(url, field("url"))?),
+            url => Some(BaseUrl::parse(url).map_err(|allowed| must_be(allowed, field("url")))?),
         };
         let timeout = self.timeout.map(|time| positive(time, field("timeout")));
         let credential = match self.api_key {
             Some(key) if url.is_some() => Some(key.credential(field, environment)?),
             _ => None,
         };
+        let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
         Ok(BackendSettings {
             name: self.name.into(),
             url,
             model: (!self.model.is_empty()).then(|| self.model.into()),
             timeout: timeout.transpose()?,
             credential,
+            paths: paths.transpose()?,
         })
     }
 }
@@ -124,8 +125,14 @@ impl Settings {
         let total_timeout = self
             .total_timeout
             .map(|time| positive(time, "settings.total_timeout"));
-        if self.max_body_bytes == 0 {
-            return Err(must_be(allowed::BODY_BYTES, "settings.max_body_bytes"));
+        for (bytes, field) in [
+            (self.max_body_bytes, "settings.max_body_bytes"),
+            (self.max_held_bytes, "settings.max_held_bytes"),
+            (self.max_upload_bytes, "settings.max_upload_bytes"),
+        ] {
+            if bytes == 0 {
+                return Err(must_be(allowed::BYTES, field));
+            }
         }
         for (index, status) in self.failover_on.iter().enumerate() {
             if !(300..=599).contains(&status.as_u16()) {
@@ -149,6 +156,18 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(char::is_control) && name.trim() == name
 }
 
+/// The patterns of the field `field`.
+fn patterns(texts: &[String], field: &str) -> Result<Box<[PathPattern]>, ConfigError> {
+    if texts.is_empty() {
+        return Err(must_be(allowed::PATHS, field));
+    }
+    let patterns = texts.iter().enumerate().map(|(index, text)| {
+        PathPattern::parse(text)
+            .ok_or_else(|| must_be(PathPattern::ALLOWED, format!("{field}[{index}]")))
+    });
+    patterns.collect()
+}
+
 /// The value of `Authorization` for `key`, where that can be one.
 fn bearer(key: &str) -> Option<HeaderValue> {
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -157,47 +176,6 @@ fn bearer(key: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {key}")).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// The URL of a backend.
-pub(super) fn backend_url(text: &str, field: impl Into<String>) -> Result<Uri, ConfigError> {
-    check_url(text).map_err(|allowed| must_be(allowed, field))
-}
-
-/// The URL, or what it must be. The text isn't repeated there: it may hold a key.
-fn check_url(text: &str) -> Result<Uri, &'static str> {
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("without blanks, control and non-ASCII characters (percent-encode them)");
-    }
-    let after_scheme = text.split_once("//").map_or("", |(_, rest)| rest);
-    let authority = after_scheme.split(['/', '?', '#']).next();
-    if authority.is_some_and(|authority| authority.contains('@')) {
-        return Err(
-            "without user name and password; a key goes into the variable of `api_key_env`",
-        );
-    }
-    if text.contains('#') {
-        return Err("without a fragment (`#…`)"); // `Uri` would drop it.
-    }
-    let url: Uri = text.parse().map_err(|_| allowed::URL)?;
-    let host = url.host().unwrap_or_default();
-    let port = url
-        .authority()
-        .and_then(|authority| authority.as_str().strip_prefix(host))
-        .unwrap_or_default();
-    let is_https = url.scheme() == Some(&Scheme::HTTPS);
-    if host.is_empty() || !is_https && url.scheme() != Some(&Scheme::HTTP) {
-        return Err(allowed::URL);
-    }
-    if !port.is_empty() && url.port_u16().is_none_or(|port| port == 0) {
-        return Err("with a port from 1 to 65535, or without one");
-    }
-    if is_https && !TLS {
-        return Err(
-            "http: this build lacks the cargo features `native-tls` and `rustls`, one of which https needs",
-        );
-    }
-    Ok(url)
 }
 
 fn positive(time: Duration, field: impl Into<String>) -> Result<Duration, ConfigError> {

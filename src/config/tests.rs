@@ -2,9 +2,9 @@ use std::{env, error::Error, ffi::OsString, fs, io, path::PathBuf, process, time
 
 use http::StatusCode;
 use proptest::prelude::*;
-use serde_json::Value;
 
-use super::{BackendConfig, Config, ConfigError, Settings, comments, file};
+use super::{BackendConfig, Config, ConfigError, Settings, parse, url::BaseUrl};
+use crate::endpoint::PathPattern;
 
 /// What people have as their `config.json` today.
 const COMMENTED: &str = r#"{
@@ -48,7 +48,7 @@ fn environment(name: &str) -> Option<OsString> {
 }
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
-    file::parse(text, &environment)
+    parse::parse(text, &environment)
 }
 
 fn good(text: &str) -> Config {
@@ -113,7 +113,7 @@ fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
         panic!("{config:?}");
     };
     assert_eq!(&*first.name, "LLM1");
-    assert_eq!(first.url.as_ref().unwrap(), "https://api.openai.com/v1");
+    assert_eq!(first.url, BaseUrl::parse("https://api.openai.com/v1").ok());
     assert_eq!(first.model, None);
     assert_eq!(first.timeout, None);
     assert_eq!(first.credential, None);
@@ -138,6 +138,8 @@ fn defaults() {
         idle_timeout: seconds(300),
         total_timeout: None,
         max_body_bytes: 67_108_864,
+        max_held_bytes: 1_073_741_824,
+        max_upload_bytes: 1_073_741_824,
         require_auth: true,
         failover_on: vec![],
         cooldown: seconds(5),
@@ -157,13 +159,14 @@ fn every_field_from_the_file_as_from_the_builder() {
         r#"{
           "primary_backends": [
             { "name": "a", "url": "http://a:8080/base/?api-version=1", "model": "m", "timeout": 2.5,
-              "api_key_env": "KEY" },
+              "api_key_env": "KEY", "paths": ["/responses/*", "/models"] },
             { "name": "LLM2" },
             { "name": "Zoë 3", "url": "http://[::1]:3/" }
           ],
           "settings": {
             "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4,
-            "max_body_bytes": 5, "require_auth": false, "failover_on": [429, 503], "cooldown": 0
+            "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
+            "failover_on": [429, 503], "cooldown": 0
           }
         }"#,
     );
@@ -172,7 +175,8 @@ fn every_field_from_the_file_as_from_the_builder() {
             BackendConfig::new("a", "http://a:8080/base/?api-version=1")
                 .model("m")
                 .timeout(Duration::from_millis(2500))
-                .api_key("sk-secret"),
+                .api_key("sk-secret")
+                .paths(["/responses/*", "/models"]),
         )
         .backend(BackendConfig::new("LLM2", ""))
         .backend(BackendConfig::new("Zoë 3", "http://[::1]:3/"))
@@ -181,6 +185,8 @@ fn every_field_from_the_file_as_from_the_builder() {
         .idle_timeout(seconds(3))
         .total_timeout(seconds(4))
         .max_body_bytes(5)
+        .max_held_bytes(6)
+        .max_upload_bytes(7)
         .require_auth(false)
         .failover_on([
             StatusCode::TOO_MANY_REQUESTS,
@@ -192,6 +198,10 @@ fn every_field_from_the_file_as_from_the_builder() {
     let credential = file.backends[0].credential.as_ref().unwrap();
     assert_eq!(credential, "Bearer sk-secret");
     assert!(credential.is_sensitive());
+    let paths = file.backends[0].paths.as_deref();
+    let patterns = ["/responses/*", "/models"].map(|text| PathPattern::parse(text).unwrap());
+    assert_eq!(paths, Some(&patterns[..]));
+    assert_eq!(file.backends[1].paths, None);
     assert_eq!(file.settings.connect_timeout, seconds(1)); // not longer than `timeout`
 }
 
@@ -217,6 +227,10 @@ fn the_builder_is_held_to_the_same_rules() {
              without blanks",
         ),
         (
+            Config::builder().backend(backend().paths([""; 0])),
+            "`primary_backends[0].paths` must be a list of path patterns, at least one",
+        ),
+        (
             builder().idle_timeout(Duration::ZERO),
             "`settings.idle_timeout` must be a positive number of seconds",
         ),
@@ -231,18 +245,25 @@ fn the_builder_is_held_to_the_same_rules() {
 
 #[test]
 fn urls_that_are_allowed() {
-    for url in [
-        "http://a",
-        "http://a/",
-        "HTTP://A.example/v1/",
-        "http://127.0.0.1:1/v1",
-        "http://[::1]:65535",
-        "http://a?key=v",
-        "http://a/v1/?api-version=2024-02-01&x=%20",
-        "http://a/with@sign?and=@",
+    for (text, origin, path, query) in [
+        ("http://a", "http://a/", "", None),
+        ("http://a/", "http://a/", "", None),
+        ("HTTP://A.example/v1/", "http://a.example/", "/v1", None),
+        ("http://127.0.0.1:1/v1", "http://127.0.0.1:1/", "/v1", None),
+        ("http://[::1]:65535", "http://[::1]:65535/", "", None),
+        ("http://a?key=v", "http://a/", "", Some("key=v")),
+        (
+            "http://a/v1/?api-version=2024-02-01&x=%20",
+            "http://a/",
+            "/v1",
+            Some("api-version=2024-02-01&x=%20"),
+        ),
+        ("http://a/b@c?d=@", "http://a/", "/b@c", Some("d=@")),
     ] {
-        let config = good(&with_url(url));
-        assert_eq!(config.backends[1].url, Some(url.parse().unwrap()), "{url}");
+        let config = good(&with_url(text));
+        let url = config.backends[1].url.as_ref().unwrap();
+        assert_eq!(url.origin(), origin, "{text}");
+        assert_eq!((url.path(), url.query()), (path, query), "{text}");
     }
 }
 
@@ -352,8 +373,15 @@ fn numbers_that_are_allowed() {
         ("9007199254740993", 9_007_199_254_740_993),
         ("1e300", u64::MAX),
     ] {
-        let text = with_settings(&format!(r#"{{"max_body_bytes": {number}}}"#));
-        assert_eq!(good(&text).settings.max_body_bytes, bytes);
+        for field in ["max_body_bytes", "max_held_bytes", "max_upload_bytes"] {
+            let settings = good(&with_settings(&format!(r#"{{"{field}": {number}}}"#))).settings;
+            let got = match field {
+                "max_body_bytes" => settings.max_body_bytes,
+                "max_held_bytes" => settings.max_held_bytes,
+                _ => settings.max_upload_bytes,
+            };
+            assert_eq!(got, bytes, "{field}: {number}");
+        }
     }
     let text = with_settings(r#"{"failover_on": [300, 599, 429.0]}"#);
     assert_eq!(good(&text).settings.failover_on, [300, 599, 429]);
@@ -367,8 +395,8 @@ fn settings_that_are_not_allowed() {
         (
             r#"{ "timout": »30 }"#,
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
-             `idle_timeout`, `total_timeout`, `max_body_bytes`, `require_auth`, `failover_on` and \
-             `cooldown`",
+             `idle_timeout`, `total_timeout`, `max_body_bytes`, `max_held_bytes`, \
+             `max_upload_bytes`, `require_auth`, `failover_on` and `cooldown`",
         ),
         (
             r#"{ "timeout": 30, "time\u006fut": »30 }"#,
@@ -423,6 +451,14 @@ fn settings_that_are_not_allowed() {
             "`settings.max_body_bytes` must be a whole number of bytes, 1 or more",
         ),
         (
+            r#"{ "max_held_bytes": »0 }"#,
+            "`settings.max_held_bytes` must be a whole number of bytes, 1 or more",
+        ),
+        (
+            r#"{ "max_upload_bytes": »0 }"#,
+            "`settings.max_upload_bytes` must be a whole number of bytes, 1 or more",
+        ),
+        (
             r#"{ "max_body_bytes": »"64M" }"#,
             "`settings.max_body_bytes` must be a whole number of bytes, 1 or more, not a string",
         ),
@@ -457,6 +493,10 @@ fn settings_that_are_not_allowed() {
 
 #[test]
 fn backends_that_are_not_allowed() {
+    const PATH: &str = "must be a path below the base URL such as `/responses` or `/responses/*`, \
+                        or `*`: beginning with `/` but not with `/v1/`, with at most one `*`, at its \
+                        end, and without `.` segments, `%`, `?`, `#`, `//`, blanks and control \
+                        characters";
     const NAME: &str = "`primary_backends[1].name` must be a name: not empty, without control \
                         characters and blanks at its ends";
     for (backend, message) in [
@@ -475,12 +515,12 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
-             `model`, `timeout` and `api_key_env`",
+             `model`, `timeout`, `api_key_env` and `paths`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
-             `url`, `model`, `timeout` and `api_key_env`",
+             `url`, `model`, `timeout`, `api_key_env` and `paths`",
         ),
         (
             r#"{ "name": "b", "name": »"c" }"#,
@@ -518,6 +558,35 @@ fn backends_that_are_not_allowed() {
         ),
     ] {
         assert_bad(&with_backend(backend), message);
+    }
+
+    for (paths, field, message) in [
+        (
+            "»[]",
+            "paths",
+            "must be a list of path patterns, at least one",
+        ),
+        (
+            "»null",
+            "paths",
+            "must be a list of path patterns, at least one, not null",
+        ),
+        (
+            r#"»"*""#,
+            "paths",
+            "must be a list of path patterns, at least one, not a string",
+        ),
+        (r#"["*", »1]"#, "paths[1]", "must be a string"),
+        (r#"["/models", »"/v1/models"]"#, "paths[1]", PATH),
+        (r#"[»"models"]"#, "paths[0]", PATH),
+        (r#"[»"/a*b"]"#, "paths[0]", PATH),
+        (r#"[»""]"#, "paths[0]", PATH),
+    ] {
+        let backend = format!(r#"{{ "name": "b", "paths": {paths} }}"#);
+        assert_bad(
+            &with_backend(&backend),
+            &format!("`primary_backends[1].{field}` {message}"),
+        );
     }
 }
 
@@ -650,82 +719,17 @@ fn documents_that_are_not_allowed() {
     }
 }
 
-#[test]
-fn comments_end_where_they_should() {
-    for (text, json) in [
-        ("1 # 2\n3", "1    \n3"),
-        ("1 # 2\r\n3", "1     \n3"),
-        ("1//2", "1   "),
-        ("1/*2\n3*/4", "1   \n   4"),
-        ("1/**/2/***/3/*/*/4", "1    2     3     4"),
-        ("1/*é*/2", "1      2"),
-        ("/ /", "/ /"),
-        (r##""#" "//" "/*" "*/""##, r##""#" "//" "/*" "*/""##),
-        (r##""\"#" "\\"#""##, r##""\"#" "\\"  "##),
-        (r##""\\\"#" // ""##, r##""\\\"#"     "##),
-        ("\"open # \n# \"", "\"open # \n   "),
-        ("\"open\\", "\"open\\"),
-    ] {
-        assert_eq!(comments::blank(text).as_deref(), Ok(json), "{text}");
-    }
-    for (text, start) in [("1/*", 1), ("/*/", 0), ("é\"/*\"/*\n*", 6)] {
-        assert_eq!(comments::blank(text), Err(start), "{text}");
-    }
-}
-
-/// The tokens of `value` as JSON.
-fn tokens(value: &Value) -> Vec<String> {
-    let list = |open: &str, items: Vec<Vec<String>>, close: &str| {
-        let items = items.join(&",".to_owned());
-        [vec![open.to_owned()], items, vec![close.to_owned()]].concat()
-    };
-    match value {
-        Value::Array(items) => list("[", items.iter().map(tokens).collect(), "]"),
-        Value::Object(members) => {
-            let member = |(name, value): (&String, &Value)| {
-                let name = Value::from(name.as_str()).to_string();
-                [vec![name, ":".to_owned()], tokens(value)].concat()
-            };
-            list("{", members.iter().map(member).collect(), "}")
-        }
-        plain => vec![plain.to_string()],
-    }
-}
-
-fn any_document() -> impl Strategy<Value = Value> {
-    let text = || prop_oneof![any::<String>(), r##"["#/*\\ a]{0,6}"##];
-    let plain = prop_oneof![
-        Just(Value::Null),
-        any::<i64>().prop_map(Value::from),
-        text().prop_map(Value::from),
-    ];
-    plain.prop_recursive(4, 32, 5, move |inner| {
-        let members = prop::collection::hash_map(text(), inner.clone(), 0..5);
-        prop_oneof![
-            prop::collection::vec(inner, 0..5).prop_map(Value::from),
-            members.prop_map(|members| members.into_iter().collect()),
-        ]
-    })
-}
-
-fn any_blank() -> impl Strategy<Value = String> {
-    prop_oneof![
-        "[ \t\r\n]{0,2}",
-        r##"(#|//)["#/*\\{é ]{0,6}"##.prop_map(|comment| comment + "\n"),
-        r##"/\*["#/\\{é \n]{0,6}\*/"##,
-    ]
-}
-
 /// Every field there is, and a secret in a URL.
 const EVERYTHING: &str = r#"{
   # One of ours.
   "primary_backends": [
-    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY" },
+    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY", "paths": ["*"] },
     { "name": "b" } // a placeholder
   ],
   "settings": {
     "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4, "cooldown": 0,
-    "max_body_bytes": 5, "require_auth": false, "failover_on": [429, 503] /* the usual */
+    "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
+    "failover_on": [429, 503] /* the usual */
   }
 }"#;
 
@@ -741,21 +745,6 @@ fn any_damage() -> impl Strategy<Value = (usize, String)> {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn comments_change_nothing(
-        document in any_document(),
-        blanks in prop::collection::vec(any_blank(), 1..20),
-    ) {
-        let mut text = blanks[0].clone();
-        for (token, blank) in tokens(&document).iter().zip(blanks.iter().cycle()) {
-            text = text + token + blank;
-        }
-        let json = comments::blank(&text).unwrap();
-        let lines = |text: &str| text.split('\n').map(str::len).collect::<Vec<_>>();
-        prop_assert_eq!(lines(&json), lines(&text));
-        prop_assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), document);
-    }
 
     #[test]
     fn a_damaged_file_is_refused_in_one_line_at_a_place(
@@ -836,8 +825,8 @@ fn other_urls_for_all_backends_but_placeholders() {
     let config = good(&with_backend(r#"{ "name": "b" }"#));
     let config = config.with_backend_urls("http://127.0.0.1:1/v1").unwrap();
     assert_eq!(
-        config.backends[0].url.as_ref().unwrap(),
-        "http://127.0.0.1:1/v1"
+        config.backends[0].url,
+        BaseUrl::parse("http://127.0.0.1:1/v1").ok()
     );
     assert_eq!(config.backends[1].url, None);
 

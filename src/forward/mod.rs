@@ -30,11 +30,11 @@
 mod body;
 mod connect;
 mod future;
-mod headers;
 mod http1;
 #[cfg(feature = "http2")]
 mod http2;
 mod pool;
+mod request;
 mod tls;
 
 use std::{
@@ -56,6 +56,7 @@ use crate::{
     backend::Backend,
     body::RequestBody,
     error::{BoxError, Error, Kind},
+    header,
 };
 
 /// The client of backends: HTTP/1.1 over TCP or TLS, on connections that are kept and used again.
@@ -137,10 +138,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let Some(backend) = request.extensions().get::<Backend>().cloned() else {
-            return ResponseFuture::failed(Error::new(Kind::NoBackend));
+            return ResponseFuture::failed(Error::new(Kind::Unrouted));
         };
-        if headers::is_coded(request.headers()) {
-            return ResponseFuture::failed(Error::new(Kind::BodyCoded));
+        if header::is_coded(request.headers()) {
+            return ResponseFuture::failed(Error::new(Kind::UnsupportedTransferCoding));
         }
         self.start(request.map(RequestBody::new), backend)
     }

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -9,9 +9,9 @@ use http::{Request, request::Parts};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::{splice::Splice, with_body};
+use super::replaced;
 use crate::{
-    body::RequestBody,
+    body::{Buffer, RequestBody, Scan},
     error::{BoxError, Error},
 };
 
@@ -29,48 +29,40 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F> {
-        Reading { reading: Option<Box<Reading<S>>> },
-        Passed { #[pin] future: F },
+        Buffering { buffering: Option<Box<Buffering<S>>> },
+        Forwarded { #[pin] future: F },
         Failed { error: Option<Error> },
     }
 }
 
 /// A request whose body is being read. In a box, as it is large and short-lived.
-struct Reading<S> {
+struct Buffering<S> {
     parts: Parts,
-    body: RequestBody,
-    splice: Splice,
+    body: Buffer,
+    model_json: Bytes,
     service: S,
-}
-
-impl<S> Reading<S> {
-    /// Reads the body to its end, or to where it turns out not to be a JSON object.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Self { body, splice, .. } = self;
-        body.poll_to_end(cx, |piece| Ok(splice.feed(piece)?))
-    }
 }
 
 impl<S> ResponseFuture<S>
 where
     S: Service<Request<RequestBody>>,
 {
-    pub(super) fn reading(request: Request<RequestBody>, model_json: Bytes, service: S) -> Self {
+    pub(super) fn buffering(request: Request<RequestBody>, model_json: Bytes, service: S) -> Self {
         let (parts, body) = request.into_parts();
-        let reading = Some(Box::new(Reading {
+        let buffering = Some(Box::new(Buffering {
             parts,
-            body,
-            splice: Splice::new(model_json),
+            body: body.buffer(Scan::Strict),
+            model_json,
             service,
         }));
         Self {
-            state: State::Reading { reading },
+            state: State::Buffering { buffering },
         }
     }
 
-    pub(super) fn passed(future: S::Future) -> Self {
+    pub(super) fn forwarded(future: S::Future) -> Self {
         Self {
-            state: State::Passed { future },
+            state: State::Forwarded { future },
         }
     }
 
@@ -89,31 +81,29 @@ where
     type Output = Result<S::Response, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const AGAIN: &str = "not polled after the end";
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Reading { reading } => {
-                    let mut request = reading.take().expect("not polled after the end");
-                    if request.poll(cx)?.is_pending() {
-                        *reading = Some(request);
-                        return Poll::Pending;
-                    }
-                    let Reading {
+                StateProj::Buffering { buffering } => {
+                    let pending = buffering.as_mut().expect(AGAIN);
+                    let body = ready!(Pin::new(&mut pending.body).poll(cx));
+                    let Buffering {
                         parts,
-                        splice,
+                        model_json,
                         mut service,
                         ..
-                    } = *request;
-                    let request = with_body(parts, splice.finish()?);
-                    state.set(State::Passed {
+                    } = *buffering.take().expect(AGAIN);
+                    let request = replaced(parts, body?, model_json)?;
+                    state.set(State::Forwarded {
                         future: service.call(request),
                     });
                 }
-                StateProj::Passed { future } => {
+                StateProj::Forwarded { future } => {
                     return future.poll(cx).map_err(Error::from_service);
                 }
                 StateProj::Failed { error } => {
-                    return Poll::Ready(Err(error.take().expect("not polled after the end")));
+                    return Poll::Ready(Err(error.take().expect(AGAIN)));
                 }
             }
         }

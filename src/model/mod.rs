@@ -17,7 +17,7 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! let service = ServiceBuilder::new()
-//!     .layer(ModelOverrideLayer::to("gpt-4o"))
+//!     .layer(ModelOverrideLayer::with_default_model("gpt-4o"))
 //!     .service_fn(backend);
 //!
 //! let body = r#"{ "stream": true, "model": "whatever", "n":1.0 }"#;
@@ -38,7 +38,7 @@
 //!
 //! let client = Client::builder(TokioExecutor::new()).build_http::<RequestBody>();
 //! let service = ServiceBuilder::new()
-//!     .layer(ModelOverrideLayer::to("gpt-4o"))
+//!     .layer(ModelOverrideLayer::with_default_model("gpt-4o"))
 //!     .service(client);
 //! # fn is_service<S: tower::Service<http::Request<http_body_util::Full<bytes::Bytes>>>>(_: S) {}
 //! # is_service(service);
@@ -48,7 +48,6 @@
 //! type.
 
 mod future;
-pub(crate) mod splice;
 
 use std::{
     fmt,
@@ -56,16 +55,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderValue, Request, header, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
 pub use self::future::ResponseFuture;
-use self::splice::{NotAnObject, Pieces};
 use crate::{
     backend::Backend,
     body::RequestBody,
     error::{BoxError, Error, Kind},
+    json,
 };
 
 /// Applies [`ModelOverride`] to a service.
@@ -80,10 +79,10 @@ impl ModelOverrideLayer {
         Self::default()
     }
 
-    /// This model for every request whose [`Backend`] has none of its own.
-    pub fn to(model: &str) -> Self {
+    /// Uses this model for every request whose [`Backend`] has none of its own.
+    pub fn with_default_model(model: impl Into<String>) -> Self {
         Self {
-            model_json: Some(splice::json_string(model)),
+            model_json: Some(json::string(&model.into())),
         }
     }
 }
@@ -141,16 +140,16 @@ where
         let has_body = !request.body().is_end_stream();
         match model_json {
             Some(_) if has_body && is_encoded(request.headers()) => {
-                ResponseFuture::failed(Error::new(Kind::BodyEncoded))
+                ResponseFuture::failed(Error::new(Kind::UnsupportedContentEncoding))
             }
             Some(model_json) if has_body || request.method() == http::Method::POST => {
                 let model_json = model_json.clone();
                 // The service that was polled ready is the one to call.
                 let next = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, next);
-                ResponseFuture::reading(request, model_json, ready)
+                ResponseFuture::buffering(request, model_json, ready)
             }
-            _ => ResponseFuture::passed(self.inner.call(request)),
+            _ => ResponseFuture::forwarded(self.inner.call(request)),
         }
     }
 }
@@ -168,20 +167,21 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-impl From<NotAnObject> for Error {
-    fn from(error: NotAnObject) -> Self {
-        Self::new(Kind::NotAJsonObject).with_source(error)
+/// A request with its model replaced, or inserted where there is none, and its length updated.
+fn replaced(
+    mut parts: Parts,
+    body: RequestBody,
+    model_json: Bytes,
+) -> Result<Request<RequestBody>, Error> {
+    let Some(found) = body.found() else {
+        return Ok(Request::from_parts(parts, body));
+    };
+    let found = found.as_ref().map_err(|invalid| invalid.clone())?;
+    let (spans, with) = found.require_object()?.with_model(model_json);
+    let body = body.replace(spans, with);
+    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+        let length = HeaderValue::from(body.size_hint().lower());
+        parts.headers.insert(header::CONTENT_LENGTH, length);
     }
-}
-
-/// A request with its model replaced, and its length told anew.
-fn with_body(parts: http::request::Parts, pieces: Pieces) -> Request<RequestBody> {
-    let body = RequestBody::spliced(pieces);
-    let mut request = Request::from_parts(parts, body);
-    let length = request.body().size_hint().lower();
-    let headers = request.headers_mut();
-    if headers.contains_key(header::CONTENT_LENGTH) {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    request
+    Ok(Request::from_parts(parts, body))
 }

@@ -2,89 +2,71 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
 
-use super::{body::ResponseBody, log::ExchangeLog};
-use crate::{
-    error::{BoxError, Error, Kind},
-    timeout::TimeoutBody,
-};
+use super::body::{Proxied, ResponseBody};
+use crate::error::{BoxError, Error};
 
 pin_project! {
     /// The response of [`OpenAiProxy`](super::OpenAiProxy): of the wrapped service's future `W`, or
-    /// of the stack's `F`.
-    pub struct ResponseFuture<W, F> {
+    /// of the stack, with a body around `P`.
+    pub struct ResponseFuture<W, P> {
         #[pin]
-        state: State<W, F>,
+        state: State<W, P>,
     }
 }
+
+/// What the stack makes of a request.
+type Exchange<P> = Pin<Box<dyn Future<Output = Result<Response<Proxied<P>>, Error>> + Send>>;
 
 pin_project! {
     #[project = StateProj]
-    enum State<W, F> {
+    enum State<W, P> {
         Wrapped { #[pin] future: W },
-        // In a box, and gone with the head: a server may keep the future's place for as long as
-        // the client's connection.
-        Ours { exchange: Option<Pin<Box<Exchange<F>>>> },
-        Answer { response: Option<Response<Bytes>> },
+        // In a box, and gone with the response headers: a server may keep the future's place for as
+        // long as the client's connection.
+        Proxied { exchange: Option<Exchange<P>>, is_http2: bool },
+        Answered { response: Option<Response<Bytes>> },
     }
 }
 
-pin_project! {
-    /// An exchange until its response's head has come.
-    struct Exchange<F> {
-        #[pin]
-        stack: F,
-        total: Option<Pin<Box<Sleep>>>,
-        log: Option<Box<ExchangeLog>>,
-    }
-}
-
-impl<W, F> ResponseFuture<W, F> {
+impl<W, P> ResponseFuture<W, P> {
     pub(super) fn wrapped(future: W) -> Self {
         Self {
             state: State::Wrapped { future },
         }
     }
 
-    pub(super) fn ours(
-        stack: F,
-        total_timeout: Option<Duration>,
-        log: Option<Box<ExchangeLog>>,
-    ) -> Self {
-        let exchange = Exchange {
-            stack,
-            total: total_timeout.map(|period| Box::pin(sleep(period))),
-            log,
-        };
+    pub(super) fn proxied<F>(exchange: F, is_http2: bool) -> Self
+    where
+        F: Future<Output = Result<Response<Proxied<P>>, Error>> + Send + 'static,
+    {
         Self {
-            state: State::Ours {
+            state: State::Proxied {
                 exchange: Some(Box::pin(exchange)),
+                is_http2,
             },
         }
     }
 
-    pub(super) fn answer(response: Response<Bytes>) -> Self {
+    pub(super) fn answered(response: Response<Bytes>) -> Self {
         Self {
-            state: State::Answer {
+            state: State::Answered {
                 response: Some(response),
             },
         }
     }
 }
 
-impl<W, F, R, P, E> Future for ResponseFuture<W, F>
+impl<W, R, P, E> Future for ResponseFuture<W, P>
 where
     W: Future<Output = Result<Response<R>, E>>,
-    F: Future<Output = Result<Response<TimeoutBody<P>>, Error>>,
-    P: Body<Data = Bytes> + Send + 'static,
+    P: Body<Data = Bytes>,
     P::Error: Into<BoxError>,
 {
     type Output = Result<Response<ResponseBody<R, P>>, E>;
@@ -95,54 +77,37 @@ where
             StateProj::Wrapped { future } => {
                 ready!(future.poll(cx)).map(|response| response.map(ResponseBody::wrapped))
             }
-            StateProj::Ours { exchange } => {
+            StateProj::Proxied { exchange, is_http2 } => {
                 let pending = exchange.as_mut().expect(AGAIN);
-                let response = ready!(pending.as_mut().poll(cx));
+                let result = ready!(pending.as_mut().poll(cx));
                 *exchange = None;
-                Ok(response)
+                Ok(match result {
+                    Ok(response) => response.map(ResponseBody::proxied),
+                    Err(error) => answer(error, *is_http2).map(ResponseBody::own),
+                })
             }
-            StateProj::Answer { response } => {
+            StateProj::Answered { response } => {
                 Ok(response.take().expect(AGAIN).map(ResponseBody::own))
             }
         })
     }
 }
 
-impl<F> Exchange<F> {
-    /// Ready with the response of a backend, or with the error's.
-    fn poll<R, P>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ResponseBody<R, P>>>
-    where
-        F: Future<Output = Result<Response<TimeoutBody<P>>, Error>>,
-        P: Body<Data = Bytes> + Send + 'static,
-        P::Error: Into<BoxError>,
-    {
-        let this = self.project();
-        let entered = this.log.as_ref().map(|log| log.enter());
-        let result = match this.stack.poll(cx) {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
-                let Some(total) = this.total else {
-                    return Poll::Pending;
-                };
-                ready!(total.as_mut().poll(cx));
-                Err(Error::new(Kind::TotalTimeout))
-            }
-        };
-        drop(entered);
-        if let Some(log) = this.log {
-            log.head(&result);
-        }
-        Poll::Ready(match result {
-            Ok(response) => {
-                let deadline = this.total.as_ref().map(|total| total.deadline());
-                response.map(|body| ResponseBody::proxied(body, deadline, this.log.take()))
-            }
-            Err(error) => error.to_response().map(ResponseBody::own),
-        })
+/// The response for an error, with the error and its backend in the extensions.
+fn answer(error: Error, is_http2: bool) -> Response<Bytes> {
+    let mut response = error.to_response();
+    if is_http2 {
+        // Connection-specific fields are malformed there (RFC 9113, section 8.2.2).
+        response.headers_mut().remove(header::CONNECTION);
     }
+    if let Some(backend) = error.backend() {
+        response.extensions_mut().insert(backend.clone());
+    }
+    response.extensions_mut().insert(error);
+    response
 }
 
-impl<W, F> fmt::Debug for ResponseFuture<W, F> {
+impl<W, P> fmt::Debug for ResponseFuture<W, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

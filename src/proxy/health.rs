@@ -8,19 +8,21 @@ pub(super) fn is_asked<B>(request: &Request<B>, path: Option<&str>) -> bool {
         && (request.method() == Method::GET || request.method() == Method::HEAD)
 }
 
-/// The state of the proxy and of each backend. No backend is asked; no address is told.
+/// The state of the proxy and of each backend. It contacts no backend and contains no address.
 pub(super) fn response(backends: &[Backend], is_draining: bool) -> Response<Bytes> {
-    let (code, status) = match is_draining {
-        true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        false => (StatusCode::OK, "ok"),
+    let (code, status) = if is_draining {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        (StatusCode::OK, "ok")
     };
     let backends: Vec<_> = backends
         .iter()
         .map(|backend| {
             let name = serde_json::Value::from(backend.name());
-            let status = match backend.is_cooling_down() {
-                true => "cooldown",
-                false => "up",
+            let status = if backend.is_cooling_down() {
+                "cooldown"
+            } else {
+                "up"
             };
             format!(r#"{{"name":{name},"status":"{status}"}}"#)
         })

@@ -121,7 +121,7 @@
 //!
 //! # In tests
 //!
-//! [`with_forward`](OpenAiProxyLayer::with_forward) puts any service in the place of the backends,
+//! [`Builder::forward`] puts any service in the place of the backends,
 //! so that an app can be tested without sockets:
 //!
 //! ```
@@ -135,7 +135,7 @@
 //! }
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-//! let layer = OpenAiProxyLayer::with_forward(Config::default(), service_fn(stand_in));
+//! let layer = OpenAiProxyLayer::builder(Config::default()).forward(service_fn(stand_in)).build();
 //! let app: Router = Router::new().layer(layer);
 //!
 //! let request = Request::post("/v1/chat/completions").header("authorization", "Bearer key");
@@ -145,15 +145,22 @@
 //! ```
 
 mod body;
+mod builder;
 mod future;
+mod handle;
 mod health;
 mod layer;
-mod log;
 mod service;
+mod stack;
+mod state;
 #[cfg(test)]
 mod tests;
-mod total;
 
 pub use self::{
-    body::ResponseBody, future::ResponseFuture, layer::OpenAiProxyLayer, service::OpenAiProxy,
+    body::ResponseBody,
+    builder::Builder,
+    future::ResponseFuture,
+    handle::Handle,
+    layer::OpenAiProxyLayer,
+    service::{NotFound, OpenAiProxy},
 };

@@ -1,59 +1,106 @@
 use std::{
+    convert::Infallible,
     fmt,
+    future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use http_body::Body;
-use tower::Service;
+use tokio::sync::watch;
+use tower::{Layer, Service};
 
 use super::{
+    OpenAiProxyLayer,
     body::ResponseBody,
     future::ResponseFuture,
     health,
-    layer::{Settings, Shared, Stack},
-    log::ExchangeLog,
+    stack::{Stack, stack},
+    state::{Shared, State},
 };
 use crate::{
     body::RequestBody,
-    endpoint::Ours,
+    config::Config,
+    endpoint::PathMatch,
     error::{BoxError, Error, Kind},
     forward::Forward,
+    service::accessors,
+    timeout::{DeadlineBody, TimeoutBody},
 };
 
-/// Proxies chat completions and leaves everything else to the service it wraps.
+/// The future of a request that is rejected above the stack.
+type Rejected<P> = Ready<Result<Response<DeadlineBody<TimeoutBody<P>>>, Error>>;
+
+/// Proxies the endpoints of the OpenAI API and leaves every other request to the service it wraps.
 ///
-/// Its errors are those of the wrapped service: what goes wrong with a request that is ours becomes
-/// a response. See the [module documentation](super).
-#[derive(Clone)]
-pub struct OpenAiProxy<S, F = Forward> {
+/// Its errors are those of the wrapped service: an error of a proxied request becomes a response. See
+/// the [module documentation](super).
+pub struct OpenAiProxy<S = NotFound, F = Forward> {
     inner: S,
     shared: Arc<Shared>,
-    /// Those that were current when this service was last called.
-    settings: Arc<Settings>,
-    /// What they make of the client of the backends.
+    state: watch::Receiver<Arc<State>>,
+    /// Of the state that was seen last.
     stack: Stack<F>,
     forward: F,
 }
 
+impl OpenAiProxy {
+    /// The proxy as a service of its own, to be mounted as a route: below the route's middleware, such
+    /// as an application's authentication. Every other path is answered with 404.
+    ///
+    /// ```
+    /// use axum::{Router, extract::Request, middleware::{self, Next}, response::Response};
+    /// use tower_openai_proxy::{Config, Error, OpenAiProxy};
+    ///
+    /// async fn authenticate(request: Request, next: Next) -> Response {
+    ///     match request.headers().get("x-session") {
+    ///         Some(session) if session == "valid" => next.run(request).await,
+    ///         _ => Error::unauthorized().to_response(),
+    ///     }
+    /// }
+    ///
+    /// let app: Router = Router::new()
+    ///     .route_service("/v1/chat/completions", OpenAiProxy::from_config(Config::default()))
+    ///     .route_layer(middleware::from_fn(authenticate));
+    /// ```
+    pub fn from_config(config: Config) -> Self {
+        OpenAiProxyLayer::from_config(config).layer(NotFound::default())
+    }
+}
+
 impl<S, F: Clone> OpenAiProxy<S, F> {
     pub(super) fn new(inner: S, shared: Arc<Shared>, forward: F) -> Self {
-        let settings = shared.current();
+        let mut state = shared.subscribe();
+        let stack = stack(&state.borrow_and_update(), forward.clone());
         Self {
             inner,
             shared,
-            stack: settings.stack(forward.clone()),
-            settings,
+            state,
+            stack,
             forward,
         }
     }
 
+    accessors!();
+
+    /// Makes the stack anew after a reload.
     fn refresh(&mut self) {
-        if self.shared.is_outdated(&self.settings) {
-            self.settings = self.shared.current();
-            self.stack = self.settings.stack(self.forward.clone());
+        if self.state.has_changed().unwrap_or(false) {
+            self.stack = stack(&self.state.borrow_and_update(), self.forward.clone());
+        }
+    }
+}
+
+impl<S: Clone, F: Clone> Clone for OpenAiProxy<S, F> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: self.shared.clone(),
+            state: self.state.clone(),
+            stack: self.stack.clone(),
+            forward: self.forward.clone(),
         }
     }
 }
@@ -61,8 +108,9 @@ impl<S, F: Clone> OpenAiProxy<S, F> {
 impl<S, F, B, R, P> Service<Request<B>> for OpenAiProxy<S, F>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    F: Service<Request<RequestBody>, Response = Response<P>> + Clone,
+    F: Service<Request<RequestBody>, Response = Response<P>> + Clone + Send + 'static,
     F::Error: Into<BoxError>,
+    F::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
     P: Body<Data = Bytes> + Send + 'static,
@@ -70,46 +118,41 @@ where
 {
     type Response = Response<ResponseBody<R, P>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, <Stack<F> as Service<Request<RequestBody>>>::Future>;
+    type Future = ResponseFuture<S::Future, P>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        // The stack is always ready: its attempts wait for the client by themselves.
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mount = self.shared.mount();
-        let ours = match *request.method() {
-            // It asks for a tunnel to somewhere, not for a resource (RFC 9110, section 9.3.6).
-            Method::CONNECT => Ours::No,
-            _ => mount.prefixes.classify(request.uri().path()),
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let path_match = match *request.method() {
+            // It asks for a tunnel, not for a resource (RFC 9110, section 9.3.6).
+            Method::CONNECT => PathMatch::Other,
+            _ => self.shared.paths.classify(request.uri().path()),
         };
-        match ours {
-            Ours::Yes if self.shared.is_draining() => {
-                ResponseFuture::answer(Error::draining().to_response())
-            }
-            Ours::Yes => {
-                self.refresh();
-                let settings = &*self.settings;
-                let log = ExchangeLog::start();
-                let request = request.map(|body| {
-                    RequestBody::new(body)
-                        .with_max_bytes(settings.max_body_bytes)
-                        .with_idle_timeout(settings.idle_timeout)
-                        .followed_by(log.as_ref().map(|log| log.last_tried()))
-                });
-                // Always ready, so it is called without asking.
-                let exchange = self.stack.call(request);
-                ResponseFuture::ours(exchange, settings.total_timeout, log)
-            }
-            Ours::DotSegments => {
-                ResponseFuture::answer(Error::new(Kind::DotSegments).to_response())
-            }
-            Ours::No if health::is_asked(&request, mount.health_path.as_deref()) => {
+        let rejection = match path_match {
+            PathMatch::Other if health::is_asked(&request, self.shared.health_path.as_deref()) => {
                 let is_draining = self.shared.is_draining();
-                self.refresh();
-                ResponseFuture::answer(health::response(&self.settings.backends(), is_draining))
+                let response = health::response(&self.shared.backends(), is_draining);
+                return ResponseFuture::answered(response);
             }
-            Ours::No => ResponseFuture::wrapped(self.inner.call(request)),
+            PathMatch::Other => return ResponseFuture::wrapped(self.inner.call(request)),
+            PathMatch::Unsafe => Some(Error::new(Kind::DotSegments)),
+            PathMatch::Endpoint(_) if self.shared.is_draining() => Some(Error::draining()),
+            PathMatch::Endpoint(matched) => {
+                request.extensions_mut().insert(matched);
+                None
+            }
+        };
+        self.refresh();
+        let is_http2 = request.version() == Version::HTTP_2;
+        match rejection {
+            None => ResponseFuture::proxied(self.stack.call(request), is_http2),
+            Some(error) => {
+                let (parts, _) = request.into_parts();
+                ResponseFuture::proxied(self.stack.reject::<Rejected<P>>(&parts, error), is_http2)
+            }
         }
     }
 }
@@ -117,7 +160,29 @@ where
 impl<S, F> fmt::Debug for OpenAiProxy<S, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenAiProxy")
-            .field("backends", &self.settings.backends())
+            .field("backends", &self.shared.backends())
             .finish_non_exhaustive()
+    }
+}
+
+/// A service that answers every request with 404, in the form of the OpenAI API's errors.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct NotFound;
+
+impl<B> Service<Request<B>> for NotFound {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        let response = Error::not_found().to_response::<Bytes>();
+        ready(Ok(
+            response.map(|body| String::from_utf8_lossy(&body).into_owned())
+        ))
     }
 }

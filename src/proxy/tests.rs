@@ -34,7 +34,9 @@ async fn ask<S, P>(
     network: S,
 ) -> Response<Pin<Box<ResponseBody<Full<Bytes>, P>>>>
 where
-    S: Service<Request<RequestBody>, Response = Response<P>, Error = Error> + Clone,
+    S: Service<Request<RequestBody>, Response = Response<P>, Error = Error>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
     P: Body<Data = Bytes, Error = Error> + Send + 'static,
 {
     let text = format!(
@@ -42,7 +44,9 @@ where
             {{"name":"a","url":"http://a.test"}},{{"name":"b","url":"http://b.test"}}],
             "settings":{{{settings}}}}}"#
     );
-    let layer = OpenAiProxyLayer::with_forward(text.parse().unwrap(), network);
+    let layer = OpenAiProxyLayer::builder(text.parse().unwrap())
+        .forward(network)
+        .build();
     let others = service_fn(|_| ready(Ok::<_, Infallible>(Response::new(Full::default()))));
     let request = Request::post("/v1/chat/completions")
         .header("authorization", "Bearer sk-test")
@@ -53,9 +57,14 @@ where
 }
 
 /// A network that answers once, with this body.
-fn answering<P>(
+fn answering<P: Send + 'static>(
     body: P,
-) -> impl Service<Request<RequestBody>, Response = Response<P>, Error = Error> + Clone {
+) -> impl Service<
+    Request<RequestBody>,
+    Response = Response<P>,
+    Error = Error,
+    Future = Ready<Result<Response<P>, Error>>,
+> + Clone {
     let body = Arc::new(Mutex::new(Some(body)));
     service_fn(move |_| {
         let body = body.lock().unwrap().take().expect("asked once");
@@ -219,7 +228,7 @@ async fn without_total_timeout_a_stream_lasts_for_ever() {
 async fn what_came_before_a_break_can_be_sent_first() {
     let (mut sender, body) = in_pieces();
     sender.send_data("piece".into()).await.unwrap();
-    sender.abort(Error::new(Kind::BrokeOff));
+    sender.abort(Error::new(Kind::Truncated));
     let response = ask("", Full::from("{}"), answering(body)).await;
     let mut body = response.into_body();
     let mut poll = || {
@@ -244,7 +253,7 @@ async fn a_body_that_breaks_off_has_not_ended() {
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
             self.0 = true;
-            Poll::Ready(Some(Err(Error::new(Kind::BrokeOff))))
+            Poll::Ready(Some(Err(Error::new(Kind::Truncated))))
         }
         fn is_end_stream(&self) -> bool {
             self.0

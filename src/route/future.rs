@@ -3,16 +3,17 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    vec,
 };
 
 use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{Candidates, LastTried, Routes};
+use super::{Plan, Routes};
 use crate::{
     backend::Backend,
-    body::{Hold, RequestBody, Rope},
+    body::{Buffer, RequestBody},
     error::{BoxError, Error},
 };
 
@@ -36,7 +37,7 @@ pin_project! {
     where
         S: Service<Request<RequestBody>>,
     {
-        Holding { body: Hold },
+        Buffering { body: Box<Buffer> },
         Trying {
             #[pin]
             attempt: Oneshot<S, Request<RequestBody>>,
@@ -48,9 +49,8 @@ pin_project! {
 
 struct Retry<S> {
     parts: Parts,
-    body: Rope,
-    last_tried: Option<LastTried>,
-    candidates: std::vec::IntoIter<Backend>,
+    body: RequestBody,
+    candidates: vec::IntoIter<Backend>,
     service: S,
 }
 
@@ -60,22 +60,23 @@ where
 {
     pub(super) fn new(
         request: Request<RequestBody>,
-        candidates: Candidates,
+        plan: Plan,
         service: S,
         routes: Arc<Routes>,
     ) -> Self {
-        let (state, retry) = match candidates {
-            Candidates::One(backend) => (State::trying(request, backend, service), None),
-            Candidates::Several(candidates) => {
+        let (state, retry) = match plan {
+            Plan::One(backend) => (State::trying(request, backend, service), None),
+            Plan::Select(candidates) => {
                 let (parts, body) = request.into_parts();
+                let scan = routes.scan(&candidates);
                 let retry = Retry {
                     parts,
-                    body: Rope::default(),
-                    last_tried: body.last_tried().cloned(),
-                    candidates,
+                    body: RequestBody::empty(),
+                    candidates: candidates.into_iter(),
                     service,
                 };
-                (State::Holding { body: body.hold() }, Some(Box::new(retry)))
+                let body = Box::new(body.buffer(scan));
+                (State::Buffering { body }, Some(Box::new(retry)))
             }
         };
         Self {
@@ -99,9 +100,7 @@ where
     S: Service<Request<RequestBody>>,
 {
     fn trying(mut request: Request<RequestBody>, backend: Backend, service: S) -> Self {
-        if let Some(last_tried) = request.body().last_tried() {
-            last_tried.set(&backend);
-        }
+        request.body().begin_attempt(&backend);
         request.extensions_mut().insert(backend.clone());
         State::Trying {
             attempt: service.oneshot(request),
@@ -116,7 +115,7 @@ where
 {
     fn next(&mut self) -> Option<State<S>> {
         let backend = self.candidates.next()?;
-        let body = RequestBody::from(self.body.clone()).followed_by(self.last_tried.clone());
+        let body = self.body.try_clone()?;
         let request = Request::from_parts(self.parts.clone(), body);
         Some(State::trying(request, backend, self.service.clone()))
     }
@@ -133,13 +132,18 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Holding { body } => {
-                    let body = ready!(Pin::new(body).poll(cx))?;
-                    let retry = this.retry.as_mut();
-                    retry.and_then(|retry| {
-                        retry.body = body;
-                        retry.next()
-                    })
+                StateProj::Buffering { body } => {
+                    let body = ready!(Pin::new(&mut **body).poll(cx))?;
+                    match (&this.routes, &mut *this.retry) {
+                        (Some(routes), Some(retry)) => {
+                            let candidates = std::mem::take(&mut retry.candidates).collect();
+                            let order = routes.select(candidates, &retry.parts, &body)?;
+                            retry.candidates = order.into_iter();
+                            retry.body = body;
+                            retry.next()
+                        }
+                        _ => None,
+                    }
                 }
                 StateProj::Trying { attempt, backend } => {
                     let result = ready!(attempt.poll(cx))
@@ -147,12 +151,12 @@ where
                     let moves_on = this
                         .routes
                         .as_ref()
-                        .is_some_and(|routes| routes.moves_on(backend, &result));
+                        .is_some_and(|routes| routes.should_failover(backend, &result));
                     let retry = this.retry.as_mut().filter(|_| moves_on);
                     let Some(next) = retry.and_then(|retry| retry.next()) else {
                         return Poll::Ready(result.map(|mut response| {
                             let extensions = response.extensions_mut();
-                            if !extensions.get().is_some_and(|told| backend.is(told)) {
+                            if !extensions.get().is_some_and(|told| backend.ptr_eq(told)) {
                                 extensions.insert(backend.clone());
                             }
                             response

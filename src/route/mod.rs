@@ -1,8 +1,8 @@
-//! Chooses the backends of a request and tries them in turn.
+//! Selects the backends of a request and tries them in turn.
 //!
 //! The order is that of the configuration, but those that just failed come last. The next one is
-//! tried when no connection could be made, or when the answer's status is one of `failover_on`. A
-//! request that was written to a backend that then broke off is never sent again.
+//! tried when no connection could be established, or when the response's status is one of
+//! `failover_on`. A request that may have reached a backend is never sent again.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -12,7 +12,7 @@
 //! use tower_openai_proxy::{Backend, BackendConfig, BackendRouteLayer, Config, Error, RequestBody};
 //!
 //! async fn send(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Error> {
-//!     let backend = request.extensions().get::<Backend>().expect("chosen above");
+//!     let backend = request.extensions().get::<Backend>().expect("selected above");
 //!     Ok(Response::new(Full::from(backend.name().to_owned())))
 //! }
 //!
@@ -33,102 +33,123 @@
 //! # });
 //! ```
 //!
-//! # By a rule of one's own
+//! # Custom selectors
 //!
-//! A [`Rule`] sees the request's head and gives the backends to try. Here three requests of four
-//! go to the first backend, and each fails over to the other:
+//! A [`Select`] sees the request's head, its model and the configured backends, and returns those to
+//! try, in order. [`select_fn`] makes one of a closure. By the model:
+//!
+//! ```
+//! use tower_openai_proxy::{Config, OpenAiProxyLayer, route::select_fn};
+//!
+//! let by_model = select_fn(|request| {
+//!     let is_local = request.model().is_some_and(|model| model.starts_with("llama"));
+//!     let wanted = if is_local { "local" } else { "openai" };
+//!     let backends = request.backends().iter();
+//!     backends.filter(|backend| backend.name() == wanted).cloned().collect()
+//! });
+//! let layer = OpenAiProxyLayer::builder(Config::default()).selector(by_model).build();
+//! ```
+//!
+//! Three requests of four to the first backend, each with the other one to fail over to:
 //!
 //! ```
 //! use std::sync::atomic::{AtomicUsize, Ordering};
 //!
-//! use http::request::Parts;
-//! use tower_openai_proxy::{Backend, Config, OpenAiProxyLayer};
+//! use tower_openai_proxy::route::select_fn;
 //!
 //! let turn = AtomicUsize::new(0);
-//! let three_to_one = move |_: &Parts, backends: &[Backend]| {
+//! let three_to_one = select_fn(move |request| {
 //!     let is_fourth = turn.fetch_add(1, Ordering::Relaxed) % 4 == 3;
-//!     let mut order = backends.to_vec();
+//!     let mut order = request.backends().to_vec();
 //!     order.rotate_left(usize::from(is_fourth));
 //!     order
-//! };
-//! let layer = OpenAiProxyLayer::from_config(Config::default()).with_rule(three_to_one);
+//! });
 //! ```
+//!
+//! What a layer above has put into the request's extensions, such as a user, is in
+//! [`Selection::head`].
 //!
 //! # A limit for each backend
 //!
-//! What stands below this layer finds the [`Backend`] in the request's extensions, so it can treat
-//! each as its own: here at most eight exchanges at a time, streams until their end. Where it
-//! answers [`Error::overloaded`] or [`Error::too_many_requests`] nothing was sent, so the next
-//! backend is tried, and this one isn't taken for broken.
+//! Services below this layer find the [`Backend`] in the request's extensions, so they can treat
+//! each differently: here at most eight concurrent requests, streams included until their end. If
+//! one answers [`Error::overloaded`] or [`Error::too_many_requests`], nothing was sent, so the next
+//! backend is tried, and this one doesn't count as failed. The map fills as backends are seen, so it
+//! follows reloads.
 //!
 //! ```
-//! use std::{collections::HashMap, sync::Arc};
+//! use std::{collections::HashMap, sync::{Arc, Mutex}};
 //!
 //! use http::Request;
 //! use http_body_util::BodyExt;
 //! use tokio::sync::Semaphore;
 //! use tower::{ServiceExt, service_fn};
-//! use tower_openai_proxy::{
-//!     Backend, BackendRouteLayer, Config, Error, Forward, OpenAiProxyLayer, RequestBody,
-//! };
+//! use tower_openai_proxy::{Backend, Config, Error, Forward, OpenAiProxyLayer, RequestBody};
 //!
-//! let config = Config::default();
-//! let route = BackendRouteLayer::from_config(&config);
-//! let eight = |backend: &Backend| (backend.name().to_owned(), Arc::new(Semaphore::new(8)));
-//! let limits: Arc<HashMap<_, _>> = Arc::new(route.backends().iter().map(eight).collect());
+//! let limits = Arc::new(Mutex::new(HashMap::<Backend, Arc<Semaphore>>::new()));
 //! let forward = Forward::new();
 //! let limited = service_fn(move |request: Request<RequestBody>| {
-//!     let backend = request.extensions().get::<Backend>();
-//!     let limit = limits[backend.expect("chosen above").name()].clone();
+//!     let backend = request.extensions().get::<Backend>().expect("selected above").clone();
+//!     let mut limits = limits.lock().unwrap();
+//!     let limit = limits.entry(backend).or_insert_with(|| Arc::new(Semaphore::new(8))).clone();
 //!     let forward = forward.clone();
 //!     async move {
 //!         let permit = limit.try_acquire_owned().map_err(|_| Error::overloaded())?;
 //!         let response = forward.oneshot(request).await?;
-//!         // The permit goes where the body goes.
+//!         // The permit lives as long as the body.
 //!         Ok::<_, Error>(response.map(|body| {
 //!             body.map_frame(move |frame| {
-//!                 let _ = &permit;
+//!                 let _permit = &permit;
 //!                 frame
 //!             })
 //!         }))
 //!     }
 //! });
-//! let layer = OpenAiProxyLayer::with_forward(config, limited);
+//! let layer = OpenAiProxyLayer::builder(Config::default()).forward(limited).build();
 //! # fn is_layer<L: tower::Layer<axum::routing::Route>>(_: L) {}
 //! # is_layer(layer);
 //! ```
 //!
-//! Any other middleware of tower's can be had for each backend in the same way: make a stack for
-//! each, such as
-//! `ServiceBuilder::new().buffer(100).rate_limit(5, second).service(forward.clone())`, keep them in
-//! the map, and hand the request to the one with the backend's name. The time in which a request
-//! waits in there for its turn counts as the backend's: its `timeout` runs.
+//! Any other tower middleware can be had for each backend in the same way: make a stack for each,
+//! such as `ServiceBuilder::new().buffer(100).rate_limit(5, second).service(forward.clone())`, keep
+//! them in the map, and call the one of the request's backend. The time that a request waits there
+//! counts towards the backend's `timeout`.
+//!
+//! # Retries
+//!
+//! List a backend twice, under two names with the same URL, and put the status into `failover_on`:
+//! the second entry is the retry.
 
 mod future;
+mod select;
 #[cfg(test)]
 mod tests;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
-pub use self::future::ResponseFuture;
+pub use self::{
+    future::ResponseFuture,
+    select::{Select, SelectFn, Selection, select_fn},
+};
 use crate::{
     backend::Backend,
-    body::RequestBody,
+    body::{Budget, RequestBody, Scan},
     config::Config,
+    endpoint::Matched,
     error::{BoxError, Error, Kind},
+    header::{self, X_PROXY_BACKEND},
+    service::accessors,
 };
-
-/// Names the one backend a request is for. Not forwarded.
-pub(crate) const X_PROXY_BACKEND: HeaderName = HeaderName::from_static("x-proxy-backend");
 
 /// Applies [`BackendRoute`] to a service.
 #[derive(Clone)]
@@ -136,69 +157,56 @@ pub struct BackendRouteLayer {
     routes: Arc<Routes>,
 }
 
+/// What the configuration says of backends and request bodies.
 #[derive(Clone)]
 struct Routes {
     backends: Arc<[Backend]>,
     failover_on: Arc<[StatusCode]>,
-    rule: Option<Arc<dyn Rule>>,
-}
-
-/// A rule for choosing backends: any function of a request's head and the configured backends that
-/// gives those to try, in the order of preference.
-///
-/// ```
-/// use http::request::Parts;
-/// use tower_openai_proxy::Backend;
-///
-/// /// Requests of the `batch` team go to the last backend, all others to any but that.
-/// fn by_team(request: &Parts, backends: &[Backend]) -> Vec<Backend> {
-///     let (last, others) = backends.split_last().expect("at least one is configured");
-///     match request.headers.get("x-team") {
-///         Some(team) if team == "batch" => vec![last.clone()],
-///         _ => others.to_vec(),
-///     }
-/// }
-/// ```
-pub trait Rule: Send + Sync + 'static {
-    /// The backends to try; none answers the request with 404.
-    fn candidates(&self, request: &Parts, backends: &[Backend]) -> Vec<Backend>;
-}
-
-impl<F> Rule for F
-where
-    F: Fn(&Parts, &[Backend]) -> Vec<Backend> + Send + Sync + 'static,
-{
-    fn candidates(&self, request: &Parts, backends: &[Backend]) -> Vec<Backend> {
-        self(request, backends)
-    }
+    selector: Option<Arc<dyn Select>>,
+    max_body_bytes: u64,
+    idle_timeout: Duration,
+    budget: Arc<Budget>,
 }
 
 impl BackendRouteLayer {
-    /// The backends of a configuration, its `failover_on` and `cooldown`.
+    /// The backends of a configuration, with its `failover_on` and `cooldown`, and its limits on
+    /// request bodies: `max_body_bytes`, `max_held_bytes` and `idle_timeout`.
     pub fn from_config(config: &Config) -> Self {
+        Self::reloaded(config, None)
+    }
+
+    /// The same; keeps what `previous` knows of backends that are still there.
+    pub(crate) fn reloaded(config: &Config, previous: Option<&Self>) -> Self {
+        let settings = &config.settings;
+        let known = previous.map(BackendRouteLayer::backends);
+        let budget = match previous {
+            Some(previous) => previous.routes.budget.clone(),
+            None => Arc::default(),
+        };
+        budget.set_limit(settings.max_held_bytes);
         Self {
             routes: Arc::new(Routes {
-                backends: Backend::all(config),
-                failover_on: config.settings.failover_on.as_slice().into(),
-                rule: None,
+                backends: Backend::all(config, known.unwrap_or_default()),
+                failover_on: settings.failover_on.as_slice().into(),
+                selector: previous.and_then(|previous| previous.routes.selector.clone()),
+                max_body_bytes: settings.max_body_bytes,
+                idle_timeout: settings.idle_timeout,
+                budget,
             }),
         }
     }
 
-    /// Chooses by this rule in place of the configuration's order: by a header field, a path, a
-    /// weight.
+    /// Selects by this in place of the configuration's order: by the model, a header field, a user.
     ///
-    /// What it gives is tried in turn, as far as failing over goes, and those that are cooling down
-    /// come last. `X-Proxy-Backend` still picks a backend by its name.
+    /// The backends that it returns are tried in turn, as failover allows, those that are cooling
+    /// down last. `X-Proxy-Backend` still selects a backend by its name.
     #[must_use]
-    pub fn with_rule<R: Rule>(self, rule: R) -> Self {
-        self.with_shared_rule(Arc::new(rule))
+    pub fn with_selector(self, selector: impl Select) -> Self {
+        self.with_shared_selector(Arc::new(selector))
     }
 
-    pub(crate) fn with_shared_rule(mut self, rule: Arc<dyn Rule>) -> Self {
-        let mut routes = (*self.routes).clone();
-        routes.rule = Some(rule);
-        self.routes = Arc::new(routes);
+    pub(crate) fn with_shared_selector(mut self, selector: Arc<dyn Select>) -> Self {
+        Arc::make_mut(&mut self.routes).selector = Some(selector);
         self
     }
 
@@ -233,13 +241,18 @@ impl fmt::Debug for BackendRouteLayer {
 
 /// Puts a [`Backend`] into the extensions of each request, and tries the next one where it may.
 ///
-/// `X-Proxy-Backend` picks one by its exact name; a name that isn't there fails with a 404 error.
-/// With more than one candidate the request's body is held in memory until one has answered.
-/// See the [module documentation](self).
+/// It applies the configuration's limits to the request body. With more than one candidate the body
+/// is buffered in memory until one has answered. `X-Proxy-Backend` selects one by its exact name; an
+/// unknown name fails with a 404 error, a path with dot segments with a 400 error. See the
+/// [module documentation](self).
 #[derive(Clone)]
 pub struct BackendRoute<S> {
     inner: S,
     routes: Arc<Routes>,
+}
+
+impl<S> BackendRoute<S> {
+    accessors!();
 }
 
 impl<S, B, R> Service<Request<B>> for BackendRoute<S>
@@ -259,16 +272,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let request = request.map(RequestBody::new);
+        let routes = &self.routes;
+        let request = request.map(|body| {
+            RequestBody::new(body)
+                .with_max_bytes(routes.max_body_bytes)
+                .with_idle_timeout(routes.idle_timeout)
+                .with_budget(&routes.budget)
+        });
         if request.body().is_too_large() {
             return ResponseFuture::failed(Error::new(Kind::BodyTooLarge));
         }
-        let (parts, body) = request.into_parts();
-        match self.routes.candidates(&parts) {
-            Ok(candidates) => {
-                let request = Request::from_parts(parts, body);
-                ResponseFuture::new(request, candidates, self.inner.clone(), self.routes.clone())
-            }
+        match routes.plan(&request) {
+            Ok(plan) => ResponseFuture::new(request, plan, self.inner.clone(), routes.clone()),
             Err(error) => ResponseFuture::failed(error),
         }
     }
@@ -280,53 +295,81 @@ impl<S> fmt::Debug for BackendRoute<S> {
     }
 }
 
-/// Tells whoever put it into a request's body which backend was tried last.
-#[derive(Clone, Default)]
-pub(crate) struct LastTried(Arc<Mutex<Option<Backend>>>);
-
-impl LastTried {
-    fn set(&self, backend: &Backend) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend.clone());
-    }
-
-    pub(crate) fn get(&self) -> Option<Backend> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone()
-    }
-}
-
-/// The backends that a request may go to, in the order in which they are tried.
-enum Candidates {
+/// What the request's head decides.
+enum Plan {
+    /// It can only go to this backend, so its body is streamed.
     One(Backend),
-    Several(std::vec::IntoIter<Backend>),
+    /// The body is buffered, then the order of these is decided; at least one.
+    Select(Vec<Backend>),
 }
 
 impl Routes {
-    fn candidates(&self, request: &Parts) -> Result<Candidates, Error> {
-        if let Some(name) = request.headers.get(X_PROXY_BACKEND) {
+    fn plan<B>(&self, request: &Request<B>) -> Result<Plan, Error> {
+        let (method, headers) = (request.method(), request.headers());
+        let path = Matched::of(request.extensions(), request.uri())
+            .ok_or_else(|| Error::new(Kind::DotSegments))?
+            .path(request.uri());
+        let is_websocket = header::is_websocket(method, headers);
+        let serves = |backend: &&Backend| backend.serves(method, path, is_websocket);
+        let unserved = || Error::new(Kind::NoCandidate);
+        if let Some(name) = headers.get(X_PROXY_BACKEND) {
             let mut backends = self.backends.iter();
-            return backends
+            let named = backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())
-                .map(|backend| Candidates::One(backend.clone()))
-                .ok_or_else(|| Error::new(Kind::UnknownBackend));
+                .ok_or_else(|| Error::new(Kind::UnknownBackend))?;
+            let named = Some(named).filter(serves).ok_or_else(unserved)?;
+            return Ok(Plan::One(named.clone()));
         }
-        let mut order = match (&self.rule, &*self.backends) {
-            (Some(rule), backends) => rule.candidates(request, backends),
-            (None, [only]) => return Ok(Candidates::One(only.clone())),
-            (None, several) => several.to_vec(),
+        let candidates = self.backends.iter().filter(serves);
+        let candidates: Vec<_> = match (&*self.backends, &self.selector) {
+            // Usual, and without a list.
+            ([only], None) if serves(&only) => return Ok(Plan::One(only.clone())),
+            _ => candidates.cloned().collect(),
         };
-        match &*order {
-            [] => Err(Error::new(Kind::NoBackend)),
-            [only] => Ok(Candidates::One(only.clone())),
-            _ => {
-                order.sort_by_cached_key(Backend::is_cooling_down);
-                Ok(Candidates::Several(order.into_iter()))
-            }
+        match (&*candidates, &self.selector) {
+            ([], _) => Err(unserved()),
+            ([only], None) => Ok(Plan::One(only.clone())),
+            _ => Ok(Plan::Select(candidates)),
         }
     }
 
-    /// Whether the next backend is tried, if there is one. Notes what failed.
-    fn moves_on<R>(&self, backend: &Backend, result: &Result<Response<R>, Error>) -> bool {
+    /// Whether deciding needs the model, or a candidate replaces it.
+    fn scan(&self, candidates: &[Backend]) -> Scan {
+        let is_overridden = |backend: &Backend| backend.model().is_some();
+        match &self.selector {
+            Some(selector) if selector.needs_model() => Scan::Lenient,
+            None if candidates.iter().all(is_overridden) => Scan::Strict,
+            _ if candidates.iter().any(is_overridden) => Scan::Lenient,
+            _ => Scan::No,
+        }
+    }
+
+    /// The backends to try, in order; at least one.
+    fn select(
+        &self,
+        candidates: Vec<Backend>,
+        request: &Parts,
+        body: &RequestBody,
+    ) -> Result<Vec<Backend>, Error> {
+        let mut order = match &self.selector {
+            None => candidates,
+            Some(selector) => {
+                let model = selector.needs_model().then(|| body.model()).flatten();
+                let path = Matched::of(&request.extensions, &request.uri);
+                let path = path.map_or("", |matched| matched.path(&request.uri));
+                let model = model.as_deref();
+                selector.select(&Selection::new(request, path, model, &candidates))
+            }
+        };
+        order.sort_by_cached_key(Backend::is_cooling_down);
+        if order.is_empty() {
+            return Err(Error::new(Kind::NoCandidate));
+        }
+        Ok(order)
+    }
+
+    /// Whether the next backend is tried, if there is one. Records what failed.
+    fn should_failover<R>(&self, backend: &Backend, result: &Result<Response<R>, Error>) -> bool {
         let (failed, moves_on) = match result {
             Ok(response) => {
                 let failed = self.failover_on.contains(&response.status());
@@ -335,7 +378,7 @@ impl Routes {
             Err(error) => (error.is_backend_failure(), error.was_not_sent()),
         };
         if failed {
-            backend.failed();
+            backend.record_failure();
         }
         moves_on
     }

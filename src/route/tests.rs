@@ -1,6 +1,7 @@
 use std::{
     collections::VecDeque,
     future::{Ready, pending, ready},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -9,6 +10,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 
 use super::*;
+use crate::config::BackendConfig;
 
 /// What a backend does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -150,11 +152,11 @@ async fn a_failure_after_the_request_was_sent_counts_but_stays() {
 async fn what_is_not_the_backends_fault_neither_counts_nor_moves_on() {
     for kind in [
         Kind::BodyTooLarge,
-        Kind::BodyBroken,
-        Kind::BodySilent,
-        Kind::BodyEncoded,
+        Kind::BodyTruncated,
+        Kind::BodyIdle,
+        Kind::UnsupportedContentEncoding,
         Kind::NotAJsonObject,
-        Kind::Foreign,
+        Kind::Internal,
     ] {
         let service = Scripted::new([Fail(kind)]);
         let layer = layer(&["a", "b"], "");
@@ -445,21 +447,20 @@ async fn only_the_exact_name_of_a_usable_backend_is_known() {
 }
 
 #[tokio::test]
-async fn a_rule_chooses_who_is_tried() {
-    fn last_two_backwards(_: &Parts, backends: &[Backend]) -> Vec<Backend> {
-        backends.iter().rev().take(2).cloned().collect()
-    }
-    let layer = layer(&["a", "b", "c"], "").with_rule(last_two_backwards);
+async fn a_selector_decides_who_is_tried() {
+    let last_two_backwards =
+        select_fn(|request| request.backends().iter().rev().take(2).cloned().collect());
+    let layer = layer(&["a", "b", "c"], "").with_selector(last_two_backwards);
     let service = Scripted::new([Fail(Kind::Refused), Answer(200), Answer(200), Answer(200)]);
     let mut route = layer.layer(service.clone());
     for _ in 0..2 {
         (&mut route).oneshot(request()).await.unwrap();
     }
-    // A name still picks any.
+    // A name still selects any.
     route.oneshot(named("a")).await.unwrap();
     assert_eq!(service.names(), ["c", "b", "b", "a"]);
 
-    let nobody = layer.with_rule(|_: &Parts, _: &[Backend]| Vec::new());
+    let nobody = layer.with_selector(select_fn(|_| Vec::new()));
     let error = nobody
         .layer(Scripted::new([]))
         .oneshot(request())
@@ -469,14 +470,140 @@ async fn a_rule_chooses_who_is_tried() {
 }
 
 #[tokio::test]
-async fn whoever_asks_is_told_who_was_tried_last() {
+async fn a_selector_sees_the_model_and_the_path() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let selector = select_fn(move |request| {
+        let model = request.model().map(str::to_owned);
+        log.lock().unwrap().push((request.path().to_owned(), model));
+        request.backends().to_vec()
+    });
+    let shared: Arc<dyn Select> = Arc::new(selector);
+    for (path, body, model) in [
+        (
+            "/v1/responses",
+            r#"{"n":1,"model":"gpt-\u0034o"}"#,
+            Some("gpt-4o"),
+        ),
+        ("/responses", r#"{"input":{"model":"no"}}"#, None),
+        ("/v1/models", "", None),
+        ("/v1/x", "no JSON", None),
+    ] {
+        let route = layer(&["a"], "").with_selector(shared.clone());
+        let service = Scripted::new([Answer(200)]);
+        let request = Request::post(path).body(Full::<Bytes>::from(body)).unwrap();
+        route.layer(service.clone()).oneshot(request).await.unwrap();
+        let (path, seen) = seen.lock().unwrap().pop().unwrap();
+        assert_eq!(path, path.trim_start_matches("/v1"));
+        assert_eq!(seen.as_deref(), model, "{body}");
+        let (_, request) = service.asked.lock().unwrap().pop().unwrap();
+        let sent = request.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(sent, body, "as it came");
+    }
+}
+
+#[tokio::test]
+async fn the_limits_of_the_configuration_hold_without_the_whole() {
+    let layer = layer(&["a", "b"], r#""max_body_bytes":3,"idle_timeout":5"#);
+    let error = layer.layer(Scripted::new([])).oneshot(request()).await;
+    assert_eq!(error.unwrap_err().status(), 413);
+
+    let dots = Request::post("/v1/../x").body(Full::<Bytes>::default());
+    let error = layer.layer(Scripted::new([])).oneshot(dots.unwrap()).await;
+    assert_eq!(error.unwrap_err().status(), 400);
+}
+
+#[tokio::test]
+async fn the_attempts_are_kept_for_an_observer() {
     let service = Scripted::new([Fail(Kind::Refused), Fail(Kind::NotHttp)]);
-    let last_tried = LastTried::default();
-    assert!(last_tried.get().is_none());
-    let request = request();
-    let follow = |body| RequestBody::new(body).followed_by(Some(last_tried.clone()));
-    let request = request.map(follow);
+    let exchange = crate::exchange::Handle::observed();
+    let request = request().map(|body| RequestBody::new(body).in_exchange(exchange.clone()));
     let route = layer(&["a", "b"], "").layer(service);
     assert!(route.oneshot(request).await.is_err());
-    assert_eq!(last_tried.get().unwrap().name(), "b");
+    let names: Vec<_> = exchange
+        .attempts()
+        .unwrap()
+        .iter()
+        .map(|b| b.name().to_owned())
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_is_known_of_a_backend() {
+    let old = layer(&["a", "b"], r#""cooldown":60"#);
+    old.backends()[1].record_failure();
+    let text = r#"{"primary_backends":[{"name":"b","url":"http://10.0.0.1/v1"},
+        {"name":"a","url":"http://10.0.0.2/v1"}],"settings":{"cooldown":60}}"#;
+    let new = BackendRouteLayer::reloaded(&text.parse().unwrap(), Some(&old));
+    assert_eq!(cooling(&new), ["b"]);
+    old.backends()[0].record_failure();
+    assert_eq!(cooling(&new), ["b"], "another URL is another backend");
+}
+
+#[tokio::test]
+async fn a_backend_serves_only_its_paths() {
+    let text = r#"{"primary_backends":[
+        {"name":"chat","url":"http://10.0.0.1","paths":["/chat/completions"]},
+        {"name":"rest","url":"http://10.0.0.2","paths":["/chat/completions/*","/files*"]}]}"#;
+    let layer = BackendRouteLayer::from_config(&text.parse().unwrap());
+    for (path, name, expected) in [
+        ("/v1/chat/completions", "", Some("chat")),
+        ("/chat/completions", "", Some("chat")),
+        ("/chat/completions/x", "", Some("rest")),
+        ("/files", "", Some("rest")),
+        ("/responses", "", None),
+        ("/files", "chat", None),
+        ("/files", "rest", Some("rest")),
+    ] {
+        let service = Scripted::new([Answer(200)]);
+        let mut request = Request::get(path);
+        if !name.is_empty() {
+            request = request.header(X_PROXY_BACKEND, name);
+        }
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let answer = layer.layer(service.clone()).oneshot(request).await;
+        match expected {
+            Some(expected) => assert_eq!(answer.unwrap().body(), expected, "{path}"),
+            None => {
+                assert_eq!(
+                    answer.unwrap_err().code(),
+                    "destination_not_found",
+                    "{path}"
+                );
+                assert!(service.names().is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_operators_key_opens_no_stored_objects_unless_the_paths_name_them() {
+    let backends = |paths: &str| {
+        let own = BackendConfig::new("own", "http://10.0.0.1").api_key("sk-operator");
+        let own = match paths {
+            "" => own,
+            paths => own.paths(paths.split(' ')),
+        };
+        let config = Config::builder().backend(own).build().unwrap();
+        BackendRouteLayer::from_config(&config)
+    };
+    for (paths, method, path, is_served) in [
+        ("", "POST", "/v1/chat/completions", true),
+        ("", "GET", "/v1/chat/completions", false),
+        ("", "GET", "/v1/chat/completions/x", false),
+        ("", "DELETE", "/v1/chat/completions/x", false),
+        ("", "POST", "/v1/files", false),
+        ("", "GET", "/v1/models", true),
+        ("*", "DELETE", "/v1/chat/completions/x", true),
+        ("*", "GET", "/v1/organization/users", false),
+        ("*", "GET", "/v1/projects", false),
+        ("* /organization/*", "GET", "/v1/organization/users", true),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let service = Scripted::new([Answer(200)]);
+        let answer = backends(paths).layer(service).oneshot(request).await;
+        assert_eq!(answer.is_ok(), is_served, "{paths:?}: {method} {path}");
+    }
 }

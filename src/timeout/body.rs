@@ -8,16 +8,16 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::clock::IdleClock;
 use crate::{
     backend::Backend,
+    clock::IdleClock,
     error::{BoxError, Error, Kind},
 };
 
 pin_project! {
-    /// A response's body that fails when the backend is silent for too long.
+    /// A response body that fails when the backend is idle for too long.
     ///
-    /// The time in which nobody asks for the next piece doesn't count.
+    /// Only the time in which the body is polled counts.
     pub struct TimeoutBody<B> {
         #[pin]
         body: B,
@@ -47,10 +47,10 @@ where
         let frame = this.body.poll_frame(cx);
         if let Some((clock, backend)) = this.clock {
             if frame.is_ready() {
-                clock.moved();
+                clock.reset();
             } else {
-                ready!(clock.poll_silent(cx));
-                let error = Error::new(Kind::BackendSilent);
+                ready!(clock.poll_elapsed(cx));
+                let error = Error::new(Kind::BackendIdle);
                 return Poll::Ready(Some(Err(match backend {
                     Some(backend) => error.with_backend(backend),
                     None => error,

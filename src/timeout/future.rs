@@ -8,12 +8,10 @@ use std::{
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{
-    TimeoutBody,
-    clock::{HeadClock, IdleClock},
-};
+use super::{TimeoutBody, head::HeadClock};
 use crate::{
     backend::Backend,
+    clock::IdleClock,
     error::{BoxError, Error, Kind},
 };
 
@@ -66,7 +64,7 @@ where
         let Some(clock) = this.clock else {
             return Poll::Pending;
         };
-        ready!(clock.poll_over(cx));
+        ready!(clock.poll_elapsed(cx));
         let error = Error::new(Kind::ResponseTimeout);
         Poll::Ready(Err(match this.backend {
             Some(backend) => error.with_backend(backend),

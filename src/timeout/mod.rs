@@ -1,8 +1,11 @@
-//! Two clocks: one until the response's head, one for silences in its body.
+//! The timeouts of an exchange: for its response headers, an idle body, and the whole of it.
 //!
-//! The head clock starts when the request has been passed on whole, and anew with each piece of
-//! its body that is; while the client or a connection to the backend is waited for, it stands: both
-//! have clocks of their own. A stream may last for ever, as long as it isn't silent for too long.
+//! [`Timeout`]: The response-header timeout starts when the whole request has been forwarded, and
+//! restarts with every chunk that is. It is paused while waiting for the client or for a connection,
+//! which have timeouts of their own. The idle timeout limits the time between two chunks of the
+//! response. A stream may last forever, as long as it isn't idle for too long.
+//!
+//! [`Deadline`]: Limits the whole exchange, from the request's headers to the end of the response.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};
@@ -19,7 +22,7 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 //! let service = ServiceBuilder::new()
-//!     .layer(TimeoutLayer::new().with_response_head(Duration::from_millis(1)))
+//!     .layer(TimeoutLayer::new().with_default_response_head(Duration::from_millis(1)))
 //!     .service_fn(silent);
 //!
 //! let error = service.oneshot(Request::new(Full::<Bytes>::default())).await.unwrap_err();
@@ -30,8 +33,9 @@
 //! ```
 
 mod body;
-mod clock;
+mod deadline;
 mod future;
+mod head;
 #[cfg(test)]
 mod tests;
 
@@ -45,22 +49,26 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::{Layer, Service};
 
-use self::clock::HeadClock;
-pub(crate) use self::clock::{IdleClock, Progress};
-pub use self::{body::TimeoutBody, future::ResponseFuture};
+use self::head::HeadClock;
+pub use self::{
+    body::TimeoutBody,
+    deadline::{Deadline, DeadlineBody, DeadlineFuture, DeadlineLayer, EndsAt},
+    future::ResponseFuture,
+};
 use crate::{
     backend::Backend,
     body::RequestBody,
     error::{BoxError, Error},
+    service::accessors,
 };
 
 /// Applies [`Timeout`] to a service.
 ///
-/// A request with a [`Backend`] is timed by that backend's settings (`timeout`, `idle_timeout`),
-/// any other by the periods set here; by default there are none.
-#[derive(Clone, Copy, Debug, Default)]
+/// A request with a [`Backend`] has that backend's [timeouts](Backend::timeouts); any other has the
+/// defaults set here, of which there are none at first.
+#[derive(Clone, Debug, Default)]
 pub struct TimeoutLayer {
-    periods: Periods,
+    defaults: Periods,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,23 +78,24 @@ struct Periods {
 }
 
 impl TimeoutLayer {
-    /// Times requests by their backend's settings alone.
+    /// The backend's timeouts, and none for requests without a backend.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Longest wait for a response's head after the request has been passed on whole, for
-    /// requests without a backend.
+    /// The time to wait for the response headers once the whole request has been forwarded, for
+    /// requests without a backend. Durations are clamped to 30 years.
     #[must_use]
-    pub fn with_response_head(mut self, period: Duration) -> Self {
-        self.periods.response_head = Some(period);
+    pub fn with_default_response_head(mut self, period: Duration) -> Self {
+        self.defaults.response_head = Some(period);
         self
     }
 
-    /// Longest silence in a response's body, for requests without a backend.
+    /// The time that a response body may be idle, for requests without a backend. Durations are
+    /// clamped to 30 years.
     #[must_use]
-    pub fn with_idle(mut self, period: Duration) -> Self {
-        self.periods.idle = Some(period);
+    pub fn with_default_idle(mut self, period: Duration) -> Self {
+        self.defaults.idle = Some(period);
         self
     }
 }
@@ -97,18 +106,28 @@ impl<S> Layer<S> for TimeoutLayer {
     fn layer(&self, inner: S) -> Timeout<S> {
         Timeout {
             inner,
-            periods: self.periods,
+            defaults: self.defaults,
         }
     }
 }
 
-/// Ends an exchange whose response doesn't begin, or whose response's body falls silent.
+/// Ends an exchange whose response headers don't arrive in time, or whose response body is idle for
+/// too long.
 ///
 /// See the [module documentation](self).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Timeout<S> {
     inner: S,
-    periods: Periods,
+    defaults: Periods,
+}
+
+impl<S> Timeout<S> {
+    /// Applies the backend's timeouts.
+    pub fn new(inner: S) -> Self {
+        TimeoutLayer::new().layer(inner)
+    }
+
+    accessors!();
 }
 
 impl<S, B, R> Service<Request<B>> for Timeout<S>
@@ -133,14 +152,14 @@ where
                 response_head: Some(backend.timeouts().response_head),
                 idle: Some(backend.timeouts().idle),
             },
-            None => self.periods,
+            None => self.defaults,
         };
-        let request = request.map(RequestBody::new);
-        let clock = periods.response_head.map(HeadClock::new);
-        let request = match &clock {
-            Some(clock) => request.map(|body| body.watched_by(clock.progress())),
-            None => request,
-        };
+        let mut request = request.map(RequestBody::new);
+        let exchange =
+            |request: &mut Request<RequestBody>| request.body_mut().exchange_mut().clone();
+        let clock = periods
+            .response_head
+            .map(|period| HeadClock::new(period, exchange(&mut request)));
         ResponseFuture::new(self.inner.call(request), clock, periods.idle, backend)
     }
 }

@@ -10,8 +10,12 @@ use http_body_util::{BodyExt, Channel, Empty, Full, channel::Sender};
 use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
 
-use super::{clock::Timer, *};
-use crate::{config::Config, error::Kind};
+use super::*;
+use crate::{
+    clock::{IdleClock, Timer},
+    config::Config,
+    error::Kind,
+};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -53,8 +57,8 @@ fn request_in_pieces() -> (Sender<Bytes>, Request<Channel<Bytes>>) {
 /// 10 s for the head, 5 s for a silence.
 fn layer() -> TimeoutLayer {
     TimeoutLayer::new()
-        .with_response_head(secs(10))
-        .with_idle(secs(5))
+        .with_default_response_head(secs(10))
+        .with_default_idle(secs(5))
 }
 
 fn answer() -> Response<Full<Bytes>> {
@@ -65,7 +69,7 @@ fn backend(settings: &str) -> Backend {
     let config = format!(
         r#"{{"primary_backends":[{{"name":"LLM1","url":"http://10.0.0.1/v1"}}],"settings":{{{settings}}}}}"#
     );
-    Backend::all(&config.parse::<Config>().unwrap())[0].clone()
+    Backend::all(&config.parse::<Config>().unwrap(), &[])[0].clone()
 }
 
 // The head.
@@ -264,7 +268,7 @@ async fn response_in_pieces() -> (Sender<Bytes, Error>, TimeoutBody<Channel<Byte
 async fn a_silence_that_lasts_too_long_is_an_error() {
     let (sender, mut body) = response_in_pieces().await;
     let error = after(5, body.frame()).await.unwrap().unwrap_err();
-    assert_eq!(error.code(), "connection_read_timeout");
+    assert_eq!(error.code(), "http_response_timeout");
     assert!(error.is_timeout());
 
     let (mut other, mut body) = response_in_pieces().await;
@@ -272,7 +276,7 @@ async fn a_silence_that_lasts_too_long_is_an_error() {
     let piece = after(0, body.frame()).await.unwrap().unwrap();
     assert_eq!(piece.into_data().unwrap(), "piece");
     assert!(after(5, body.frame()).await.unwrap().is_err());
-    sender.abort(Error::new(Kind::BrokeOff));
+    sender.abort(Error::new(Kind::Truncated));
 }
 
 #[tokio::test(start_paused = true)]
@@ -399,7 +403,7 @@ async fn a_body_passes_as_it_is() {
     assert!(body.frame().await.is_none());
 
     let (sender, mut body) = response_in_pieces().await;
-    sender.abort(Error::new(Kind::BrokeOff));
+    sender.abort(Error::new(Kind::Truncated));
     let error = body.frame().await.unwrap().unwrap_err();
     assert_eq!(error.code(), "connection_terminated");
 
@@ -415,12 +419,12 @@ async fn a_body_passes_as_it_is() {
 async fn an_idle_clock_runs_from_the_first_time_it_is_asked() {
     let mut clock = IdleClock::new(secs(5));
     sleep(100).await;
-    after(5, poll_fn(|cx| clock.poll_silent(cx))).await;
+    after(5, poll_fn(|cx| clock.poll_elapsed(cx))).await;
     // It stays so until something moves.
-    after(0, poll_fn(|cx| clock.poll_silent(cx))).await;
-    clock.moved();
+    after(0, poll_fn(|cx| clock.poll_elapsed(cx))).await;
+    clock.reset();
     sleep(100).await;
-    after(5, poll_fn(|cx| clock.poll_silent(cx))).await;
+    after(5, poll_fn(|cx| clock.poll_elapsed(cx))).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{self, Client},
@@ -36,6 +36,7 @@ use tower_openai_proxy::{
     AuthPassthrough, AuthPassthroughLayer, BackendRoute, BackendRouteLayer, Config, Error, Forward,
     ModelOverride, ModelOverrideLayer, OpenAiProxy, OpenAiProxyLayer, RequestBody, Timeout,
     TimeoutLayer,
+    route::{Select, select_fn},
 };
 
 use crate::support::{
@@ -107,7 +108,7 @@ async fn the_model_override_alone_stands_before_a_client_of_ones_own() {
     let backend = Backend::start().await;
     let client = Client::builder(TokioExecutor::new()).build_http::<RequestBody>();
     let service = ServiceBuilder::new()
-        .layer(ModelOverrideLayer::to("gpt-4o"))
+        .layer(ModelOverrideLayer::with_default_model("gpt-4o"))
         .service(client);
     let request = |body: &'static str| {
         let url = format!("{}/chat/completions", backend.url());
@@ -176,8 +177,8 @@ async fn a_limit_for_each_backend_holds_until_the_stream_ends_and_spills_over() 
             }))
         }
     });
-    let proxy = OpenAiProxyLayer::with_forward(config, limited);
-    let cooling = proxy.backends()[0].clone();
+    let proxy = OpenAiProxyLayer::builder(config).forward(limited).build();
+    let cooling = proxy.handle().backends()[0].clone();
     let address = serve(Router::new().layer(proxy)).await;
 
     let mut client = Wire::connect(address).await;
@@ -236,7 +237,7 @@ async fn a_rate_limit_for_each_backend_is_a_stack_for_each() {
         let stack = stacks[backend.expect("chosen above").name()].clone();
         stack.oneshot(request)
     });
-    let proxy = OpenAiProxyLayer::with_forward(config, forward);
+    let proxy = OpenAiProxyLayer::builder(config).forward(forward).build();
     let address = serve(Router::new().layer(proxy)).await;
     let to = |name| post_with(&format!("X-Proxy-Backend: {name}\r\n"), "{}");
 
@@ -283,7 +284,7 @@ async fn between_route_and_clocks_waiting_for_a_place_is_no_backends_silence() {
 
 /// Answers what load_shed refuses.
 async fn overloaded(_: BoxError) -> Response<Body> {
-    Error::overloaded().to_response().map(Body::from)
+    Error::overloaded().to_response()
 }
 
 #[tokio::test]
@@ -365,7 +366,7 @@ async fn a_rate_limiter_above_the_whole_says_when_to_come_back() {
                 Err(_) => {
                     let error = Error::too_many_requests();
                     let error = error.with_retry_after(Duration::from_millis(1001));
-                    error.to_response().map(Body::from)
+                    error.to_response()
                 }
             }
         }
@@ -389,7 +390,7 @@ fn retry_after_is_in_whole_seconds_rounded_up() {
         (Duration::MAX, "18446744073709551615"),
     ] {
         for error in [Error::overloaded(), Error::too_many_requests()] {
-            let response = error.with_retry_after(wait).to_response();
+            let response = error.with_retry_after(wait).to_response::<Body>();
             assert_eq!(response.headers()["retry-after"], expected);
         }
     }
@@ -448,7 +449,7 @@ async fn a_stand_in_for_backends_makes_an_app_testable_without_sockets() {
     );
     let app = Router::new()
         .route("/", get("own"))
-        .layer(OpenAiProxyLayer::with_forward(config, stub));
+        .layer(OpenAiProxyLayer::builder(config).forward(stub).build());
 
     let request = Request::post("/v1/chat/completions").header("api-key", "k");
     let request = request.body(Body::from(r#"{"model":"theirs"}"#)).unwrap();
@@ -477,7 +478,11 @@ async fn the_error_of_a_forward_of_ones_own_tells_no_secrets() {
     let stub = service_fn(async |_: Request<RequestBody>| {
         Err::<Response<Full<Bytes>>, _>("sk-secret at 10.0.0.7".to_owned())
     });
-    let app = Router::new().layer(OpenAiProxyLayer::with_forward(Config::default(), stub));
+    let app = Router::new().layer(
+        OpenAiProxyLayer::builder(Config::default())
+            .forward(stub)
+            .build(),
+    );
     let answer = ask(serve(app).await, post("{}")).await;
 
     assert_eq!(answer.status(), 500);
@@ -489,34 +494,38 @@ async fn the_error_of_a_forward_of_ones_own_tells_no_secrets() {
     );
 }
 
-/// An app whose three backends answer with their names, and whose rule is this.
-async fn with_rule(rule: impl tower_openai_proxy::Rule, settings: &str) -> SocketAddr {
+/// An app whose three backends answer with their names, and whose selector is this.
+async fn with_selector(selector: impl Select, settings: &str) -> SocketAddr {
     let backends = [
         entry("a", named("a").await, ""),
         entry("b", named("b").await, ""),
         entry("nobody", nobody().await, ""),
     ];
     let config = config(&config_of(&backends, settings));
-    let proxy = OpenAiProxyLayer::from_config(config)
-        .with_prefixes(["/v1", "/team-b"])
-        .with_rule(rule);
+    let proxy = OpenAiProxyLayer::builder(config)
+        .prefixes(["/v1", "/team-b"])
+        .selector(selector)
+        .build();
     serve(Router::new().layer(proxy)).await
 }
 
 #[tokio::test]
-async fn a_rule_chooses_by_a_header() {
-    let by_team = |request: &Parts, backends: &[OneBackend]| match request.headers.get("x-team") {
-        Some(team) if team == "b" => vec![backends[1].clone()],
-        Some(team) if team == "none" => vec![],
-        Some(_) => vec![backends[2].clone(), backends[1].clone()],
-        None => vec![backends[0].clone()],
-    };
-    let address = with_rule(by_team, "").await;
+async fn a_selector_chooses_by_a_header() {
+    let by_team = select_fn(|request| {
+        let backends = request.backends();
+        match request.head().headers.get("x-team") {
+            Some(team) if team == "b" => vec![backends[1].clone()],
+            Some(team) if team == "none" => vec![],
+            Some(_) => vec![backends[2].clone(), backends[1].clone()],
+            None => vec![backends[0].clone()],
+        }
+    });
+    let address = with_selector(by_team, "").await;
     for (fields, expected) in [
         ("", "a"),
         ("X-Team: b\r\n", "b"),
-        ("X-Team: c\r\n", "b"), // failing over, within what the rule gave
-        ("X-Team: b\r\nX-Proxy-Backend: a\r\n", "a"), // by name, whatever the rule
+        ("X-Team: c\r\n", "b"), // failing over, within what the selector gave
+        ("X-Team: b\r\nX-Proxy-Backend: a\r\n", "a"), // by name, whatever the selector
     ] {
         let answer = ask(address, post_with(fields, "{}")).await;
         assert_eq!(answer.body, expected.as_bytes(), "{fields}");
@@ -527,12 +536,12 @@ async fn a_rule_chooses_by_a_header() {
 }
 
 #[tokio::test]
-async fn a_rule_chooses_by_the_path() {
-    let by_path = |request: &Parts, backends: &[OneBackend]| {
-        let is_b = request.uri.path().starts_with("/team-b/");
-        vec![backends[usize::from(is_b)].clone()]
-    };
-    let address = with_rule(by_path, "").await;
+async fn a_selector_chooses_by_the_path() {
+    let by_path = select_fn(|request| {
+        let is_b = request.head().uri.path().starts_with("/team-b/");
+        vec![request.backends()[usize::from(is_b)].clone()]
+    });
+    let address = with_selector(by_path, "").await;
 
     assert_eq!(ask(address, post("{}")).await.body, b"a");
     let to_b = post("{}").replace("/v1/", "/team-b/");
@@ -540,15 +549,15 @@ async fn a_rule_chooses_by_the_path() {
 }
 
 #[tokio::test]
-async fn a_rule_chooses_by_weight() {
+async fn a_selector_chooses_by_weight() {
     let turn = AtomicUsize::new(0);
-    let three_to_one = move |_: &Parts, backends: &[OneBackend]| {
+    let three_to_one = select_fn(move |request| {
         let is_fourth = turn.fetch_add(1, Ordering::Relaxed) % 4 == 3;
-        let mut order = backends[..2].to_vec();
+        let mut order = request.backends()[..2].to_vec();
         order.rotate_left(usize::from(is_fourth));
         order
-    };
-    let address = with_rule(three_to_one, "").await;
+    });
+    let address = with_selector(three_to_one, "").await;
 
     let mut answers = Vec::new();
     for _ in 0..8 {
@@ -559,10 +568,12 @@ async fn a_rule_chooses_by_weight() {
 }
 
 #[tokio::test]
-async fn what_a_rule_gives_is_tried_in_turn_and_what_failed_comes_last() {
-    let nobody_first =
-        |_: &Parts, backends: &[OneBackend]| vec![backends[2].clone(), backends[0].clone()];
-    let address = with_rule(nobody_first, r#""cooldown":60"#).await;
+async fn what_a_selector_gives_is_tried_in_turn_and_what_failed_comes_last() {
+    let nobody_first = select_fn(|request| {
+        let backends = request.backends();
+        vec![backends[2].clone(), backends[0].clone()]
+    });
+    let address = with_selector(nobody_first, r#""cooldown":60"#).await;
 
     assert_eq!(ask(address, post("{}")).await.body, b"a");
     assert_eq!(ask(address, post("{}")).await.body, b"a");
@@ -572,7 +583,9 @@ async fn what_a_rule_gives_is_tried_in_turn_and_what_failed_comes_last() {
 async fn the_endpoint_is_mounted_where_the_app_wants_it() {
     let address = named("LLM1").await;
     let config = config(&config_of(&[entry("LLM1", address, "")], ""));
-    let proxy = OpenAiProxyLayer::from_config(config).with_prefixes(["/llm/v1", "internal/"]);
+    let proxy = OpenAiProxyLayer::builder(config)
+        .prefixes(["/llm/v1", "internal/"])
+        .build();
     let app = Router::new().fallback(async || (StatusCode::IM_A_TEAPOT, "own"));
     let address = serve(app.layer(proxy)).await;
     for (path, status) in [
@@ -597,9 +610,11 @@ async fn health_is_the_apps_own_unless_it_gives_a_path_for_it() {
             .route("/health", get("own"))
             .route("/up", get("own"))
     };
-    let proxy = OpenAiProxyLayer::from_config(config);
-    let without = serve(app().layer(proxy.clone())).await;
-    let with = serve(app().layer(proxy.with_health("/up"))).await;
+    let proxy = OpenAiProxyLayer::builder(config.clone())
+        .health("/up")
+        .build();
+    let without = serve(app().layer(OpenAiProxyLayer::from_config(config))).await;
+    let with = serve(app().layer(proxy)).await;
     let get = |path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
 
     assert_eq!(ask(without, get("/health")).await.body, b"own");

@@ -891,7 +891,7 @@ async fn debug_output_tells_no_key() {
     let body = shown.note(RequestBody::new(Full::from(IN_BODY)));
     drop(body.with_max_bytes(1000));
     let layer = shown.note(OpenAiProxyLayer::from_config(config.clone()));
-    shown.note(layer.backends());
+    shown.note(layer.handle().backends());
     let mut proxy = shown.note(layer.layer(service_fn(app)));
     shown.note(proxy.call(request()));
     let auth = shown.note(AuthPassthroughLayer::new());
@@ -905,7 +905,7 @@ async fn debug_output_tells_no_key() {
     shown.note(auth.call(request()));
     let route = shown.note(BackendRouteLayer::from_config(&config));
     let model = shown.note(ModelOverrideLayer::new());
-    let timeout = shown.note(TimeoutLayer::new().with_idle(Duration::from_secs(1)));
+    let timeout = shown.note(TimeoutLayer::new().with_default_idle(Duration::from_secs(1)));
     let mut timeout = shown.note(timeout.layer(Forward::new()));
     shown.note(timeout.call(request()));
     let mut model = shown.note(model.layer(timeout));
@@ -919,10 +919,12 @@ async fn debug_output_tells_no_key() {
     shown.note(answer.extensions().get::<tower_openai_proxy::Backend>());
     shown.note(proxy.oneshot(request()).await.expect("an answer"));
     let mut direct = request();
-    direct.extensions_mut().insert(layer.backends()[1].clone());
+    direct
+        .extensions_mut()
+        .insert(layer.handle().backends()[1].clone());
     let answer = shown.note(Forward::new().call(direct)).await;
     shown.note(answer.expect("an answer"));
-    let refused = layer.backends()[0].clone();
+    let refused = layer.handle().backends()[0].clone();
     let mut lost = request();
     lost.extensions_mut().insert(refused);
     let error = Forward::new().oneshot(lost).await.expect_err("refused");

@@ -7,7 +7,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_rustls::rustls::ServerConfig;
-use tower_openai_proxy::OpenAiProxyLayer;
+use tower_openai_proxy::proxy::Handle;
 
 use self::signals::Signal;
 pub(crate) use self::signals::Signals;
@@ -42,7 +42,7 @@ impl Source<'_> {
 
 /// What a reload replaces, all or nothing.
 pub(crate) struct Current {
-    pub(crate) layer: OpenAiProxyLayer,
+    pub(crate) proxy: Handle,
     pub(crate) tls: Option<watch::Sender<Arc<ServerConfig>>>,
 }
 
@@ -51,7 +51,7 @@ impl Current {
     fn reload(&self, source: &Source<'_>) {
         match source.load() {
             Ok(loaded) => {
-                self.layer.reload(loaded.config);
+                self.proxy.reload(loaded.config);
                 if let (Some(current), Some(tls)) = (&self.tls, loaded.tls) {
                     current.send_replace(tls);
                 }
@@ -86,7 +86,7 @@ pub(crate) async fn run(
     }
 
     tracing::info!("draining");
-    current.layer.drain();
+    current.proxy.drain();
     draining.send_replace(true);
     // Each worker holds on to its receiver for as long as something is in flight.
     let drained = timeout(source.arguments.drain_timeout, draining.closed()).await;

@@ -30,7 +30,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
 };
-use tower_openai_proxy::OpenAiProxyLayer;
+use tower_openai_proxy::{OpenAiProxyLayer, observe::access_log};
 
 use self::{
     arguments::{Arguments, Loaded},
@@ -89,7 +89,10 @@ fn run(
         },
     };
     let loaded = source.redirect(loaded)?;
-    let layer = OpenAiProxyLayer::from_config(loaded.config).with_health("/health");
+    let layer = OpenAiProxyLayer::builder(loaded.config)
+        .health("/health")
+        .observer(access_log)
+        .build();
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
     let listeners = listen::bind(arguments.listen, arguments.workers).map_err(|error| {
         io::Error::new(
@@ -101,7 +104,7 @@ fn run(
 
     let (draining, receiver) = watch::channel(false);
     for listener in listeners {
-        let layer = layer.with_own_connections();
+        let layer = layer.with_separate_pool();
         let (tls, draining) = (current_tls.clone(), receiver.clone());
         let runtime = runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
@@ -113,7 +116,10 @@ fn run(
     let signals = runtime.block_on(async { Signals::new() })?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
-    let current = Current { layer, tls };
+    let current = Current {
+        proxy: layer.handle(),
+        tls,
+    };
     runtime.block_on(control::run(&source, &current, signals, watched, draining));
     Ok(())
 }

@@ -58,8 +58,8 @@ pub(crate) async fn accept(
     mut draining: Draining,
 ) -> io::Result<()> {
     let mut listener = Listener::new(listener)?;
-    let fallback = layer.clone();
-    let service = layer.layer(tower_service_fn(move |_| not_found(fallback.is_draining())));
+    let proxy = layer.handle();
+    let service = layer.layer(tower_service_fn(move |_| not_found(proxy.is_draining())));
     loop {
         tokio::select! {
             stream = listener.next() => {

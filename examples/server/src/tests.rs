@@ -38,7 +38,9 @@ fn start_with(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.set_nonblocking(true).expect("a socket");
     let address = listener.local_addr().expect("bound");
-    let layer = OpenAiProxyLayer::from_config(Config::default()).with_health("/health");
+    let layer = OpenAiProxyLayer::builder(Config::default())
+        .health("/health")
+        .build();
     tokio::spawn(async move {
         let (_not_draining, draining) = watch::channel(false);
         let (_no_reload, tls) = tls.map(watch::channel).unzip();

@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::head::MAX_FIELDS;
-use crate::forward::headers::may_trail;
+use crate::header::may_trail;
 
 /// Chunk extensions are dropped (RFC 9112, section 7.1.1); so many bytes of them a chunk are read.
 const MAX_EXTENSION: u16 = 4096;

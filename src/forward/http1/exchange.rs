@@ -123,7 +123,7 @@ where
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Some(Err(error)));
         }
-        let broke_off = |source: BoxError| Error::new(Kind::BrokeOff).with_source(source);
+        let broke_off = |source: BoxError| Error::new(Kind::Truncated).with_source(source);
         while !self.body.is_end() {
             let decoded = if self.input.is_empty() {
                 let body = &mut self.body;

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 
 use super::decode::{Decoder, Framing};
-use crate::forward::headers::{Nominated, is_hop_by_hop};
+use crate::header::{Nominated, is_hop_by_hop};
 
 /// Largest head of a response, in bytes.
 pub(super) const MAX_HEAD: usize = 64 * 1024;

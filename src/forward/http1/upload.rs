@@ -15,7 +15,7 @@ use super::encode::{Framing, write_field};
 use crate::{
     body::RequestBody,
     error::{Error, Kind},
-    forward::headers::may_trail,
+    header::may_trail,
 };
 
 /// Pieces up to this size are copied behind the head or each other; larger ones are written from
@@ -182,5 +182,5 @@ impl Upload {
 
 /// The client is at fault: a body must be as long as its head says.
 pub(crate) fn wrong_length() -> Error {
-    Error::new(Kind::BodyBroken).with_source("the body is not as long as was announced")
+    Error::new(Kind::BodyTruncated).with_source("the body is not as long as was announced")
 }

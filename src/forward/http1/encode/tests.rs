@@ -12,7 +12,7 @@ fn backend(own_key: bool) -> Backend {
         false => backend,
     };
     let config = Config::builder().backend(backend).build().unwrap();
-    Backend::all(&config)[0].clone()
+    Backend::all(&config, &[])[0].clone()
 }
 
 fn any_method() -> impl Strategy<Value = &'static str> {

@@ -3,9 +3,7 @@ mod tests;
 
 use std::{fmt, net::IpAddr};
 
-use http::{Uri, uri::Scheme};
-
-use super::BackendSettings;
+use super::{BackendSettings, url::BaseUrl};
 
 /// What a configuration may tell to others than it was meant for.
 ///
@@ -63,8 +61,7 @@ pub(super) fn find(backends: &[BackendSettings]) -> Vec<ConfigWarning> {
 }
 
 fn is_plain(backend: &BackendSettings) -> bool {
-    let scheme = backend.url.as_ref().and_then(Uri::scheme);
-    scheme == Some(&Scheme::HTTP)
+    backend.url.as_ref().is_some_and(|url| !url.is_https())
 }
 
 /// Who a URL leads to, as far as its text tells.
@@ -75,8 +72,8 @@ enum Host {
 }
 
 impl Host {
-    fn of(url: &Uri) -> Self {
-        let host = url.host().unwrap_or_default().to_ascii_lowercase();
+    fn of(url: &BaseUrl) -> Self {
+        let host = url.host().to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
         let address = host
             .strip_prefix('[')

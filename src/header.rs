@@ -1,8 +1,20 @@
-//! Which header fields are passed on (RFC 9110, section 7.6.1). Pure functions.
+//! Header fields: names, and which of them concern one connection only (RFC 9110, section 7.6.1).
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use crate::{auth::API_KEY, backend::Backend, route::X_PROXY_BACKEND};
+/// Azure's name for the field with the key.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// The name that Anthropic's and Google's gateways have for it.
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Whether a field holds a client's key.
+pub(crate) fn is_credential(name: &HeaderName) -> bool {
+    *name == header::AUTHORIZATION || *name == API_KEY || *name == X_API_KEY
+}
+
+/// Selects the one backend of a request, by its name. Not forwarded.
+pub(crate) const X_PROXY_BACKEND: HeaderName = HeaderName::from_static("x-proxy-backend");
 
 /// Fields that concern one connection, not the message.
 pub(crate) fn is_hop_by_hop(name: &str) -> bool {
@@ -70,16 +82,18 @@ impl<'a> Nominated<'a> {
     }
 }
 
-/// Whether a field of a request isn't for this backend, whatever its value: it concerns the
-/// connection or the proxy, or the backend's own takes its place.
-pub(crate) fn stays_here(name: &HeaderName, nominated: &Nominated<'_>, backend: &Backend) -> bool {
-    match *name {
-        header::HOST => true,
-        header::AUTHORIZATION if backend.credential().is_some() => true,
-        _ if *name == API_KEY && backend.credential().is_some() => true,
-        _ if *name == X_PROXY_BACKEND => true,
-        _ => is_hop_by_hop(name.as_str()) || nominated.contains(name.as_str()),
-    }
+/// Whether a request asks for a WebSocket (RFC 6455, section 4.1).
+pub(crate) fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
+    let has = |name, wanted: &[u8]| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| {
+            let mut items = value.as_bytes().split(|&byte| byte == b',');
+            items.any(|item| item.trim_ascii().eq_ignore_ascii_case(wanted))
+        })
+    };
+    *method == Method::GET
+        && has(header::UPGRADE, b"websocket")
+        && has(header::CONNECTION, b"upgrade")
 }
 
 /// Whether a trailer is passed on: never one that frames, routes or authenticates the

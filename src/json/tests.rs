@@ -10,19 +10,23 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{NotAnObject, Pieces, Splice, json_string};
+use super::{Found, Invalid, Scanner, decode_string, string};
+use crate::rope::{Replaced, RopeBuilder};
 
-/// Feeds the pieces of a document, the model of which becomes `x`.
-fn feed(pieces: impl IntoIterator<Item = Bytes>) -> Result<Pieces, NotAnObject> {
-    let mut splice = Splice::new(json_string("x"));
-    for piece in pieces {
-        splice.feed(piece)?;
+/// Scans the chunks of an object and replaces its model by `x`.
+fn feed(chunks: impl IntoIterator<Item = Bytes>) -> Result<Replaced, Invalid> {
+    let (mut scanner, mut rope) = (Scanner::for_object(), RopeBuilder::default());
+    for chunk in chunks {
+        scanner.feed(&chunk)?;
+        rope.push(chunk);
     }
-    splice.finish()
+    let found = scanner.finish()?;
+    let (spans, with) = found.with_model(string("x"));
+    Ok(Replaced::new(rope.finish(), spans, with))
 }
 
 /// The document of which these are the pieces, with its model replaced by `x`.
-fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, NotAnObject> {
+fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, Invalid> {
     let mut pieces = feed(pieces)?;
     let mut remaining = pieces.remaining();
     let mut new = Vec::new();
@@ -37,15 +41,17 @@ fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, Not
 }
 
 /// `body` with its model replaced by `x`.
-fn splice(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
+fn splice(body: &[u8]) -> Result<Vec<u8>, Invalid> {
     splice_pieces([Bytes::copy_from_slice(body)])
 }
 
 /// The same. Checks that it comes out so wherever the body is cut in two, and cut into bytes.
-fn splice_cut(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
+fn splice_cut(body: &[u8]) -> Result<Vec<u8>, Invalid> {
     let whole = splice(body);
     let body = Bytes::copy_from_slice(body);
     let text = body.escape_ascii();
+    let found = scan_cut(&body).map(|found| found.require_object().is_ok());
+    assert_eq!(found == Ok(true), whole.is_ok(), "{text} of any kind");
     for at in 0..=body.len() {
         let cut = splice_pieces([body.slice(..at), body.slice(at..)]);
         assert_eq!(cut, whole, "{text} cut at {at}");
@@ -55,12 +61,56 @@ fn splice_cut(body: &[u8]) -> Result<Vec<u8>, NotAnObject> {
     whole
 }
 
+/// What is found in a document of any kind.
+fn scan(document: &[u8]) -> Result<Found, Invalid> {
+    let mut scanner = Scanner::default();
+    scanner.feed(document)?;
+    scanner.finish()
+}
+
+/// The same. Checks that it is found wherever the document is cut in two.
+fn scan_cut(document: &[u8]) -> Result<Found, Invalid> {
+    let whole = scan(document);
+    for at in 0..=document.len() {
+        let (first, second) = document.split_at(at);
+        let mut scanner = Scanner::default();
+        let fed = scanner.feed(first).and_then(|()| scanner.feed(second));
+        let cut = fed.and_then(|()| scanner.finish());
+        assert_eq!(cut, whole, "{} cut at {at}", document.escape_ascii());
+    }
+    whole
+}
+
 /// The members of a JSON object in their order, as `serde_json` reads them.
-struct Members<V>(Vec<(String, V)>);
+struct Members<V>(Vec<(Key, V)>);
+
+/// A key as bytes: a `str` can't have unpaired surrogates.
+#[derive(Clone, Debug, PartialEq)]
+struct Key(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_bytes<E>(self, key: &[u8]) -> Result<Key, E> {
+                Ok(Key(key.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_bytes(KeyVisitor)
+    }
+}
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Members<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor<V>(Vec<(String, V)>);
+        struct MembersVisitor<V>(Vec<(Key, V)>);
 
         impl<'de, V: Deserialize<'de>> Visitor<'de> for MembersVisitor<V> {
             type Value = Members<V>;
@@ -84,7 +134,9 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Members<V> {
 /// Whether `serde_json` takes `body` for an object. `IgnoredAny` lets invalid UTF-8 pass; there is
 /// no place for it in JSON, so that can be told beforehand.
 fn serde_accepts(body: &[u8]) -> bool {
-    std::str::from_utf8(body).is_ok() && serde_json::from_slice::<Members<IgnoredAny>>(body).is_ok()
+    let is_json =
+        std::str::from_utf8(body).is_ok() && serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    is_json && body.trim_ascii_start().starts_with(b"{")
 }
 
 #[test]
@@ -164,6 +216,9 @@ fn leaves_to_the_backend_where_readers_differ() {
         ("the halves in the wrong order", r#"{"model":1,"a":"\ude00\ud83d"}"#),
         ("the first half before another escape", r#"{"model":1,"a":"\ud83d\n"}"#),
         ("one half in a nested key", r#"{"model":1,"a":{"\ud83d":1}}"#),
+        ("one half in a top-level key", r#"{"model\ud800":1}"#),
+        ("the second half in one", r#"{"a":1,"mod\udc00el":1}"#),
+        ("the halves in the wrong order in one", r#"{"\udc00\ud800":1}"#),
         ("one half in the model itself", r#"{"model":"\ud83d"}"#),
         ("an escaped NUL", r#"{"model":1,"a":"\u0000"}"#),
         ("DEL and a noncharacter", "{\"model\":1,\"a\":\"\x7f\u{ffff}\"}"),
@@ -184,7 +239,8 @@ fn refuses_what_is_not_one_object() {
         ("a string", br#""model""#, "expected `{` at byte 0"),
         ("a number", b"1", "expected `{` at byte 0"),
         ("null", b"null", "expected `{` at byte 0"),
-        ("a byte order mark", b"\xef\xbb\xbf{}", "expected `{` at byte 0"),
+        ("a byte order mark", b"\xef\xbb\xbf{}", "a byte order mark at byte 0"),
+        ("half a byte order mark", b"\xef\xbb{}", "expected a value at byte 0"),
         ("UTF-16", b"{\0}\0", "expected a key at byte 1"),
         ("two objects", b"{}{}", "expected the end at byte 2"),
         ("two objects on two lines", b"{}\n{}", "expected the end at byte 3"),
@@ -237,7 +293,8 @@ fn refuses_what_is_not_one_object() {
         ("no digit in the signed exponent", br#"{"n":1e+}"#, "expected a digit at byte 8"),
         ("two points", br#"{"n":1.2.3}"#, "expected `,` or `}` at byte 8"),
         ("hexadecimal", br#"{"n":0x10}"#, "expected `,` or `}` at byte 6"),
-        ("not a number", br#"{"n":NaN}"#, "expected a value at byte 5"),
+        ("not a number", br#"{"n":NaN}"#, "`NaN` is not JSON at byte 5"),
+        ("not quite not a number", br#"{"n":Nan}"#, "expected a value at byte 5"),
         ("infinity", br#"{"n":-Infinity}"#, "expected a digit at byte 6"),
 
         ("half a literal", br#"{"a":tru}"#, "expected a value at byte 5"),
@@ -265,10 +322,6 @@ fn refuses_what_is_not_one_object() {
         ("invalid UTF-8 in a key", b"{\"model\xff\":1}", "invalid UTF-8 at byte 7"),
         ("invalid UTF-8 behind escapes", b"{\"a\":\"\\n\\u0041\xff\"}", "invalid UTF-8 at byte 14"),
         ("invalid UTF-8 outside of strings", b"{\xff}", "expected a key at byte 1"),
-
-        ("half a surrogate pair in a top-level key", br#"{"model\ud800":1}"#, "lone surrogate in a key at byte 1"),
-        ("the second half", br#"{"a":1,"mod\udc00el":1}"#, "lone surrogate in a key at byte 7"),
-        ("the halves in the wrong order", br#"{"\udc00\ud800":1}"#, "lone surrogate in a key at byte 1"),
     ];
     for &(case, body, message) in cases {
         let text = body.escape_ascii();
@@ -278,11 +331,106 @@ fn refuses_what_is_not_one_object() {
     }
 }
 
+/// What is said of the text of each span.
+fn values<'a>(document: &'a str, values: &[super::scanner::Value]) -> Vec<(&'a str, bool)> {
+    let values = values.iter();
+    values
+        .map(|value| (&document[value.span.clone()], value.is_string))
+        .collect()
+}
+
+#[test]
+fn finds_models_and_keys_that_look_alike() {
+    #[rustfmt::skip]
+    let cases: &[(&str, &[(&str, bool)], &[(&str, bool)])] = &[
+        (r#"{}"#, &[], &[]),
+        (r#" { "model" : "a" , "n":1}"#, &[(r#""a""#, true)], &[]),
+        (r#"{"model":1,"m\u006fdel":"b","model":["c"]}"#, &[("1", false), (r#""b""#, true), (r#"["c"]"#, false)], &[]),
+        (r#"{"Model":"a","model":"b","MODEL":{}}"#, &[(r#""b""#, true)], &[(r#""a""#, true), ("{}", false)]),
+        (r#"{"\u004dodel":null,"mode\u004C":"\""}"#, &[], &[("null", false), (r#""\"""#, true)]),
+        (r#"{"models":1,"Mode":2,"model\ud800":3,"mOdel\n":4,"ⓜodel":5,"\u014d":6}"#, &[], &[]),
+        (r#"{"a":{"model":"b","Model":"c"},"d":[{"model":"e"}]}"#, &[], &[]),
+        (r#"[{"model":"a"},"model","b"]"#, &[], &[]),
+        (r#"["Model",1]"#, &[], &[]),
+    ];
+    for &(document, models, look_alikes) in cases {
+        let found = scan_cut(document.as_bytes()).expect(document);
+        assert_eq!(values(document, &found.models), models, "{document}");
+        assert_eq!(
+            values(document, &found.look_alikes),
+            look_alikes,
+            "{document}"
+        );
+        assert_eq!(
+            found.is_object,
+            document.contains('{') && !document.starts_with('[')
+        );
+    }
+}
+
+#[test]
+fn json_that_is_no_object_is_told_from_what_is_no_json() {
+    #[rustfmt::skip]
+    let cases = [
+        ("[]", 0), ("\n[1, {}]", 1), (r#""text""#, 0), ("  12", 2), ("0", 0), ("-1.5e3 ", 0), ("null", 0), ("true\n", 0),
+        ("\t\"\"", 1),
+    ];
+    for (document, start) in cases {
+        let found = scan_cut(document.as_bytes()).expect(document);
+        assert!(!found.is_object, "{document}");
+        let error = found.require_object().err().expect(document);
+        assert_eq!(error.to_string(), format!("expected `{{` at byte {start}"));
+        assert!(serde_json::from_str::<IgnoredAny>(document).is_ok());
+    }
+    for (document, message) in [
+        ("", "expected a value at byte 0"),
+        ("  ", "expected a value at byte 2"),
+        ("model=a", "expected a value at byte 0"),
+        ("nul", "expected a value at byte 0"),
+        ("-", "expected a digit at byte 1"),
+        ("1.", "expected a digit at byte 2"),
+        ("01", "expected the end at byte 1"),
+        ("1 2", "expected the end at byte 2"),
+        ("[1", "expected `,` or `]` at byte 2"),
+        ("[]]", "expected the end at byte 2"),
+        ("\"a", "string without an end at byte 2"),
+        ("NaN", "`NaN` is not JSON at byte 0"),
+        (" \u{feff}[]", "a byte order mark at byte 1"),
+    ] {
+        let error = scan_cut(document.as_bytes()).err().expect(document);
+        assert_eq!(error.to_string(), message, "{document}");
+        assert!(serde_json::from_str::<IgnoredAny>(document).is_err());
+    }
+}
+
+/// It needn't read what follows, which may be large.
+#[test]
+fn what_is_no_object_fails_at_its_first_byte() {
+    for document in ["[", "\"a", "1", "t", "x"] {
+        let error = Scanner::for_object().feed(document.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "expected `{` at byte 0", "{document}");
+    }
+}
+
+#[test]
+fn strings_are_decoded() {
+    for (json, text) in [
+        (r#""""#, Some("")),
+        (r#""a\"\\\u006f模\ud83d\ude00""#, Some("a\"\\o模😀")),
+        (r#""a\ud83d""#, Some("a\u{fffd}\u{fffd}\u{fffd}")),
+        ("1", None),
+        ("null", None),
+        (r#"["a"]"#, None),
+    ] {
+        assert_eq!(decode_string(json.as_bytes()).as_deref(), text, "{json}");
+    }
+}
+
 #[test]
 fn pieces_are_read_up_to_the_first_error() {
-    let mut splice = Splice::new(json_string("x"));
-    splice.feed(r#"{"model":"a","#.into()).unwrap();
-    let error = splice.feed("}, and more".into()).unwrap_err();
+    let mut scanner = Scanner::default();
+    scanner.feed(br#"{"model":"a","#).unwrap();
+    let error = scanner.feed(b"}, and more").unwrap_err();
     assert_eq!(error.to_string(), "expected a key at byte 13");
 }
 
@@ -329,8 +477,8 @@ fn a_key_may_be_of_any_length() {
 
 #[test]
 fn the_name_is_escaped() {
-    assert_eq!(json_string("gpt-4o"), r#""gpt-4o""#);
-    assert_eq!(json_string("a\"b\\c\n模"), r#""a\"b\\c\n模""#);
+    assert_eq!(string("gpt-4o"), r#""gpt-4o""#);
+    assert_eq!(string("a\"b\\c\n模"), r#""a\"b\\c\n模""#);
 }
 
 #[test]
@@ -442,7 +590,7 @@ fn text() -> impl Strategy<Value = String> {
 fn key() -> impl Strategy<Value = (String, String)> {
     spelled(prop_oneof![
         3 => Just("model".to_owned()),
-        1 => regex("mode|models|Model|model[ -~]|[modelé]{5}"),
+        1 => regex("mode|models|[mM][oO][dD][eE][lL]|model[ -~]|[modelé]{5}"),
         2 => text(),
     ])
 }
@@ -594,21 +742,37 @@ fn apply(body: &mut Vec<u8>, change: Change) {
     }
 }
 
-/// That `new` differs from `old` in its top-level models only, as `serde_json` reads both.
+/// That the scan finds what `serde_json` finds in `old`, and `new` differs in its top-level models
+/// only.
 fn check_members(old: &[u8], new: &[u8]) -> Result<(), TestCaseError> {
     let read = serde_json::from_slice::<Members<Value>>;
     // A `Value` doesn't take everything that a backend may.
     let Ok(Members(mut expected)) = read(old) else {
         return Ok(());
     };
+    let values = |values: &[super::scanner::Value]| -> Vec<Value> {
+        let spans = values.iter().map(|value| &old[value.span.clone()]);
+        spans
+            .map(|json| serde_json::from_slice(json).unwrap())
+            .collect()
+    };
+    let named = |is_named: fn(&[u8]) -> bool| -> Vec<Value> {
+        let members = expected.iter().filter(|(key, _)| is_named(&key.0));
+        members.map(|(_, value)| value.clone()).collect()
+    };
+    let found = scan(old).unwrap();
+    prop_assert_eq!(values(&found.models), named(|key| key == b"model"));
+    let is_look_alike = |key: &[u8]| key != b"model" && key.eq_ignore_ascii_case(b"model");
+    prop_assert_eq!(values(&found.look_alikes), named(is_look_alike));
+
     let x = Value::from("x");
     let mut found = false;
-    for (_, value) in expected.iter_mut().filter(|(key, _)| key == "model") {
+    for (_, value) in expected.iter_mut().filter(|(key, _)| key.0 == b"model") {
         *value = x.clone();
         found = true;
     }
     if !found {
-        expected.insert(0, ("model".to_owned(), x));
+        expected.insert(0, (Key(b"model".to_vec()), x));
     }
     prop_assert_eq!(read(new).unwrap().0, expected);
     Ok(())

@@ -34,13 +34,14 @@ use tokio::{
 };
 
 use super::{
-    headers::{Nominated, asks_for_trailers, is_hop_by_hop, may_trail, stays_here},
     http1::{Framing, wrong_length},
+    request::{stays_here, write_target},
 };
 use crate::{
     backend::Backend,
     body::RequestBody,
     error::{BoxError, Error, Kind},
+    header::{Nominated, asks_for_trailers, is_hop_by_hop, may_trail},
 };
 
 /// How often the backend is asked whether it is still there.
@@ -240,7 +241,7 @@ impl Reserved {
         body: RequestBody,
         backend: &Backend,
     ) -> Result<Exchange, NotSent> {
-        let failed = |source: BoxError| Error::new(Kind::Foreign).with_source(source);
+        let failed = |source: BoxError| Error::new(Kind::Internal).with_source(source);
         let framing = Framing::of(parts, &body.size_hint());
         let head = match encode(parts, framing, backend) {
             Ok(head) => head,
@@ -267,7 +268,7 @@ impl Reserved {
 /// The head of a request to a backend.
 fn encode(parts: &Parts, framing: Framing, backend: &Backend) -> Result<Request<()>, http::Error> {
     let mut target = Vec::new();
-    backend.write_target(&parts.uri, &mut target);
+    write_target(parts, backend, &mut target);
     let mut uri = backend.origin().uri().clone().into_parts();
     uri.path_and_query = Some(PathAndQuery::from_maybe_shared(Bytes::from(target))?);
 
@@ -526,7 +527,7 @@ impl Download {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let broke_off = |error| {
             let error = without_debug_data(error);
-            Error::new(Kind::BrokeOff).with_source(error)
+            Error::new(Kind::Truncated).with_source(error)
         };
         if let Err(error) = poll_upload(&mut self.upload, cx) {
             return Poll::Ready(Some(Err(error)));

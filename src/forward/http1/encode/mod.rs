@@ -8,7 +8,8 @@ use http_body::SizeHint;
 
 use crate::{
     backend::Backend,
-    forward::headers::{Nominated, asks_for_trailers, stays_here},
+    forward::request::{stays_here, write_target},
+    header::{Nominated, asks_for_trailers},
 };
 
 /// How the end of a request's body is told (RFC 9112, section 6).
@@ -46,7 +47,7 @@ pub(crate) fn encode_head(
     let framing = Framing::of(parts, body);
     head.extend_from_slice(parts.method.as_str().as_bytes());
     head.push(b' ');
-    backend.write_target(&parts.uri, head);
+    write_target(parts, backend, head);
     head.extend_from_slice(b" HTTP/1.1\r\n");
     write_field(head, "host", backend.host());
     if let Some(credential) = backend.credential() {

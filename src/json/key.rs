@@ -1,16 +1,15 @@
 const MODEL: &[u8] = b"model";
 
-/// Tells from a key's JSON text, as it comes, whether the key is `model`. Keeps none of the text,
-/// which is to be well-formed.
+/// Compares a key with `model` while its JSON text arrives. Keeps none of the text, which must be
+/// well-formed.
 #[derive(Default)]
 pub(super) struct Key {
-    /// How much of `model` has come, and whether something else has.
+    /// How many characters of `model` have been read, in either case.
     matched: usize,
+    /// One of them was in upper case.
+    has_upper_case: bool,
     is_other: bool,
     escape: Escape,
-    /// The first half of a surrogate pair has just come.
-    in_pair: bool,
-    has_lone_surrogate: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -19,7 +18,7 @@ enum Escape {
     None,
     /// Behind the backslash.
     Begun,
-    /// Behind `\u`, with so many digits to come.
+    /// Behind `\u`, with `left` digits to come.
     Hex { left: u8, unit: u16 },
 }
 
@@ -40,7 +39,7 @@ impl Key {
                 Escape::Begun => {
                     // None of the short escapes stands for a letter.
                     self.escape = Escape::None;
-                    self.other();
+                    self.is_other = true;
                 }
                 Escape::Hex { left, unit } => self.hex(left - 1, unit << 4 | hex_digit(byte)),
             }
@@ -49,27 +48,23 @@ impl Key {
     }
 
     pub(super) fn is_model(&self) -> bool {
+        self.is_model_in_any_case() && !self.has_upper_case
+    }
+
+    /// Whether the key is `model` to a reader that ignores the case of ASCII letters.
+    pub(super) fn is_model_in_any_case(&self) -> bool {
         self.matched == MODEL.len() && !self.is_other
     }
 
-    /// Whether an escape is half of a surrogate pair, the other half of which is missing. To be
-    /// asked when the whole key has been read.
-    pub(super) fn has_lone_surrogate(&self) -> bool {
-        self.has_lone_surrogate || self.in_pair
-    }
-
-    /// Characters that aren't escaped.
+    /// Reads characters that aren't escaped.
     fn plain(&mut self, text: &[u8]) {
-        self.has_lone_surrogate |= std::mem::take(&mut self.in_pair);
-        if MODEL[self.matched..].starts_with(text) {
-            self.matched += text.len();
-        } else {
-            self.is_other = true;
+        match MODEL[self.matched..].get(..text.len()) {
+            Some(expected) if expected.eq_ignore_ascii_case(text) => {
+                self.has_upper_case |= expected != text;
+                self.matched += text.len();
+            }
+            _ => self.is_other = true,
         }
-    }
-
-    fn other(&mut self) {
-        self.plain(b"\0");
     }
 
     fn hex(&mut self, left: u8, unit: u16) {
@@ -78,17 +73,9 @@ impl Key {
             return;
         }
         self.escape = Escape::None;
-        match unit {
-            0xdc00..=0xdfff if self.in_pair => self.in_pair = false,
-            0xdc00..=0xdfff => self.has_lone_surrogate = true,
-            0xd800..=0xdbff => {
-                self.other();
-                self.in_pair = true;
-            }
-            _ => match u8::try_from(unit) {
-                Ok(byte) => self.plain(&[byte]),
-                Err(_) => self.other(),
-            },
+        match u8::try_from(unit) {
+            Ok(byte) => self.plain(&[byte]),
+            Err(_) => self.is_other = true,
         }
     }
 }

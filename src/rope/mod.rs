@@ -1,6 +1,6 @@
 //! Bytes in memory, in the pieces in which they came: held and handed on without a copy.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, iter::Peekable, ops::Range, vec};
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,7 +12,7 @@ const SMALL: usize = 4 * 1024;
 const JOINED: usize = 32 * 1024;
 
 /// Handed on are pieces of at most this size, so that progress can be seen.
-pub(super) const PIECE: usize = 512 * 1024;
+pub(crate) const PIECE: usize = 512 * 1024;
 
 /// Immutable bytes that needn't be in one place. A clone shares them.
 #[derive(Clone, Default)]
@@ -50,6 +50,19 @@ impl Rope {
         }
         self.length -= length;
         piece
+    }
+
+    /// A copy of these bytes.
+    pub(crate) fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        let mut copy = Vec::with_capacity(range.len());
+        let mut start = 0;
+        for chunk in std::iter::once(&self.first).chain(&self.rest) {
+            let from = range.start.clamp(start, start + chunk.len()) - start;
+            let to = range.end.clamp(start, start + chunk.len()) - start;
+            copy.extend_from_slice(&chunk[from..to]);
+            start += chunk.len();
+        }
+        copy
     }
 
     /// Drops `count` bytes off the front.
@@ -101,6 +114,62 @@ impl RopeBuilder {
 
     fn append_joined(&mut self) {
         self.rope.append(std::mem::take(&mut self.joined).freeze());
+    }
+}
+
+/// The new document, piece by piece, none of them empty. Usually there is one more than the old one
+/// came in, and one that is the model.
+///
+/// Replaced are made as they are asked for: a body of nothing but `model` keys would have many.
+#[derive(Clone)]
+pub(crate) struct Replaced {
+    /// What is left of the rope.
+    rope: Rope,
+    /// Where that starts in the whole rope.
+    at: usize,
+    /// The spans of the whole rope that are still to be replaced, in their order.
+    spans: Peekable<vec::IntoIter<Range<usize>>>,
+    with: Bytes,
+    remaining: u64,
+}
+
+impl Replaced {
+    pub(crate) fn new(rope: Rope, spans: Vec<Range<usize>>, with: Bytes) -> Self {
+        let replaced: usize = spans.iter().map(Range::len).sum();
+        Self {
+            remaining: (rope.len() - replaced) as u64 + spans.len() as u64 * with.len() as u64,
+            rope,
+            at: 0,
+            spans: spans.into_iter().peekable(),
+            with,
+        }
+    }
+
+    /// How many bytes are still to come.
+    pub(crate) fn remaining(&self) -> u64 {
+        self.remaining
+    }
+}
+
+impl Iterator for Replaced {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let chunk = match self.spans.next_if(|span| span.start == self.at) {
+            Some(span) => {
+                self.rope.skip(span.len());
+                self.at = span.end;
+                self.with.clone()
+            }
+            None => {
+                let end = self.spans.peek().map_or(usize::MAX, |span| span.start);
+                let chunk = self.rope.take(end - self.at);
+                self.at += chunk.len();
+                chunk
+            }
+        };
+        self.remaining -= chunk.len() as u64;
+        (!chunk.is_empty()).then_some(chunk)
     }
 }
 

@@ -3,14 +3,19 @@
 //! The document is walked by hand, as derived types would take a list for an object, quote a wrong
 //! value (which may be a key) in their messages, and not know the path of a field.
 
+mod comments;
+mod scan;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    BackendConfig, Config, ConfigBuilder, ConfigError, Environment, OPENAI_URL, Settings, comments,
-    rules::allowed, scan,
+    BackendConfig, Config, ConfigBuilder, ConfigError, Environment, Settings, rules::allowed,
+    url::OPENAI_URL,
 };
 
 /// Reads and validates `text`. Errors point to the line and column.
@@ -76,7 +81,16 @@ fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
             "model" => backend = backend.model(field.string()?),
             "timeout" => backend = backend.timeout(field.seconds(allowed::SECONDS)?),
             "api_key_env" => backend = backend.api_key_env(field.string()?),
-            _ => return Err(field.unknown("`name`, `url`, `model`, `timeout` and `api_key_env`")),
+            "paths" => {
+                let items = field.items(allowed::PATHS)?;
+                let patterns = items.map(|item| item.string());
+                backend = backend.paths(patterns.collect::<Result<Vec<_>, _>>()?);
+            }
+            _ => {
+                return Err(
+                    field.unknown("`name`, `url`, `model`, `timeout`, `api_key_env` and `paths`")
+                );
+            }
         }
     }
     backend.name = name.ok_or_else(|| item.error("needs a `name`"))?.into();
@@ -101,9 +115,9 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
                     _ => Some(field.seconds(allowed::SECONDS)?),
                 }
             }
-            "max_body_bytes" => {
-                settings.max_body_bytes = field.whole_number(allowed::BODY_BYTES)?
-            }
+            "max_body_bytes" => settings.max_body_bytes = field.whole_number(allowed::BYTES)?,
+            "max_held_bytes" => settings.max_held_bytes = field.whole_number(allowed::BYTES)?,
+            "max_upload_bytes" => settings.max_upload_bytes = field.whole_number(allowed::BYTES)?,
             "require_auth" => settings.require_auth = field.boolean()?,
             "failover_on" => {
                 settings.failover_on = field
@@ -115,7 +129,8 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             _ => {
                 return Err(field.unknown(
                     "`timeout`, `connect_timeout`, `idle_timeout`, `total_timeout`, \
-                     `max_body_bytes`, `require_auth`, `failover_on` and `cooldown`",
+                     `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, \
+                     `failover_on` and `cooldown`",
                 ));
             }
         }

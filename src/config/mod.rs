@@ -20,28 +20,27 @@
 //! ```
 
 mod builder;
-mod comments;
 mod error;
-mod file;
+mod parse;
 mod rules;
-mod scan;
 #[cfg(test)]
 mod tests;
+mod url;
 mod warning;
 
-use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
+use std::{ffi::OsString, fs, path::Path, str::FromStr, time::Duration};
 
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, StatusCode};
 
 #[cfg(fuzzing)]
-pub(crate) use self::file::parse;
+pub(crate) use self::parse::parse;
+pub(crate) use self::url::BaseUrl;
 pub use self::{
     builder::{BackendConfig, ConfigBuilder},
     error::ConfigError,
     warning::ConfigWarning,
 };
-
-const OPENAI_URL: &str = "https://api.openai.com/v1";
+use crate::endpoint::PathPattern;
 
 /// How an environment variable is looked up.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -62,11 +61,14 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….model` | `""` | see [`BackendConfig::model`] |
 /// | `….timeout` | `settings.timeout` | seconds, see [`BackendConfig::timeout`] |
 /// | `….api_key_env` | none | see [`BackendConfig::api_key_env`] |
+/// | `….paths` | none | see [`BackendConfig::paths`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
 /// | `settings.connect_timeout` | 10 | seconds, see [`ConfigBuilder::connect_timeout`] |
 /// | `settings.idle_timeout` | 300 | seconds, see [`ConfigBuilder::idle_timeout`] |
 /// | `settings.total_timeout` | `null` (none) | seconds, see [`ConfigBuilder::total_timeout`] |
 /// | `settings.max_body_bytes` | 67108864 | see [`ConfigBuilder::max_body_bytes`] |
+/// | `settings.max_held_bytes` | 1073741824 | see [`ConfigBuilder::max_held_bytes`] |
+/// | `settings.max_upload_bytes` | 1073741824 | see [`ConfigBuilder::max_upload_bytes`] |
 /// | `settings.require_auth` | `true` | see [`ConfigBuilder::require_auth`] |
 /// | `settings.failover_on` | `[]` | see [`ConfigBuilder::failover_on`] |
 /// | `settings.cooldown` | 5 | seconds, see [`ConfigBuilder::cooldown`] |
@@ -114,7 +116,8 @@ impl Config {
     ///
     /// `url` isn't one that a backend can have.
     pub fn with_backend_urls(mut self, url: &str) -> Result<Self, ConfigError> {
-        let url = rules::backend_url(url, "url")?;
+        let url =
+            BaseUrl::parse(url).map_err(|a| ConfigError::field("url", format!("must be {a}")))?;
         for current in self.backends.iter_mut().filter_map(|b| b.url.as_mut()) {
             current.clone_from(&url);
         }
@@ -142,7 +145,7 @@ impl FromStr for Config {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        file::parse(text, &|name| std::env::var_os(name))
+        parse::parse(text, &|name| std::env::var_os(name))
     }
 }
 
@@ -150,10 +153,11 @@ impl Default for Config {
     fn default() -> Self {
         let openai = BackendSettings {
             name: "LLM1".into(),
-            url: Some(Uri::from_static(OPENAI_URL)),
+            url: Some(BaseUrl::openai()),
             model: None,
             timeout: None,
             credential: None,
+            paths: None,
         };
         Self {
             backends: vec![openai],
@@ -163,27 +167,17 @@ impl Default for Config {
 }
 
 /// A validated backend.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackendSettings {
     pub(crate) name: Box<str>,
     /// `None`: a placeholder.
-    pub(crate) url: Option<Uri>,
+    pub(crate) url: Option<BaseUrl>,
     pub(crate) model: Option<Box<str>>,
     pub(crate) timeout: Option<Duration>,
     /// `Bearer …`, marked sensitive.
     pub(crate) credential: Option<HeaderValue>,
-}
-
-impl fmt::Debug for BackendSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BackendSettings")
-            .field("name", &self.name)
-            .field("url", &self.url.as_ref().map(without_query))
-            .field("model", &self.model)
-            .field("timeout", &self.timeout)
-            .field("credential", &self.credential)
-            .finish()
-    }
+    /// The paths that it serves; at least one.
+    pub(crate) paths: Option<Box<[PathPattern]>>,
 }
 
 /// The validated settings. Each is described at the method of [`ConfigBuilder`] that has its name.
@@ -194,6 +188,8 @@ pub(crate) struct Settings {
     pub(crate) idle_timeout: Duration,
     pub(crate) total_timeout: Option<Duration>,
     pub(crate) max_body_bytes: u64,
+    pub(crate) max_held_bytes: u64,
+    pub(crate) max_upload_bytes: u64,
     pub(crate) require_auth: bool,
     pub(crate) failover_on: Vec<StatusCode>,
     pub(crate) cooldown: Duration,
@@ -207,16 +203,11 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(300),
             total_timeout: None,
             max_body_bytes: 64 * 1024 * 1024,
+            max_held_bytes: 1024 * 1024 * 1024,
+            max_upload_bytes: 1024 * 1024 * 1024,
             require_auth: true,
             failover_on: Vec::new(),
             cooldown: Duration::from_secs(5),
         }
     }
-}
-
-/// `url` as it may be shown: its query may hold a key.
-fn without_query(url: &Uri) -> String {
-    let scheme = url.scheme_str().unwrap_or_default();
-    let authority = url.authority().map_or("", |authority| authority.as_str());
-    format!("{scheme}://{authority}{}", url.path())
 }

@@ -1,46 +1,89 @@
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::{
-    NotAnObject,
+    Invalid,
     key::Key,
     nesting::Nesting,
     text::{Escape, Text},
     utf8::Utf8,
 };
 
-/// Finds the models of a document that comes in pieces, cut anywhere.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// Scans a document that arrives in chunks, cut anywhere. By [default](Default) it may be any JSON.
 #[derive(Default)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     state: State,
-    /// What has been read of an escape, a number or a literal, where the state is in one.
+    /// How much of an escape, a number or a literal has been read, where the state is in one.
     escape: Escape,
     number: Number,
     literal: Literal,
     open: Nesting,
-    /// Where the piece that is being read starts in the document.
+    /// Where the current chunk starts in the document.
     offset: usize,
     utf8: Utf8,
-    /// The document's own members: the last key, where it starts, and where its value does.
+    /// The document's last top-level key, and its value.
     key: Key,
-    key_start: usize,
     value_start: usize,
+    value_is_string: bool,
     found: Found,
 }
 
-#[derive(Default)]
-pub(super) struct Found {
-    /// Where the models' values stand.
-    pub(super) models: Vec<Range<usize>>,
-    /// Just behind the opening brace.
-    pub(super) inside: usize,
-    pub(super) is_empty: bool,
+/// What a document is, and where its `model` stands.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Where the document's value starts, behind leading white space.
+    start: usize,
+    pub(crate) is_object: bool,
+    is_empty: bool,
+    /// The values of the top-level `model` keys, in their order.
+    pub(crate) models: Vec<Value>,
+    /// The values of the top-level keys that differ from `model` only in the case of ASCII letters,
+    /// which some readers ignore.
+    pub(crate) look_alikes: Vec<Value>,
 }
+
+/// A value of the document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) span: Range<usize>,
+    pub(crate) is_string: bool,
+}
+
+impl Found {
+    /// The same, for callers that need an object.
+    pub(crate) fn require_object(&self) -> Result<&Self, Invalid> {
+        if self.is_object {
+            Ok(self)
+        } else {
+            Err(Invalid::new(EXPECTED_OBJECT, self.start))
+        }
+    }
+
+    /// Which spans of an object to replace, and by what, to give it this model: the value of each
+    /// `model` key or, where there is none, the place for one.
+    pub(crate) fn with_model(&self, model_json: Bytes) -> (Vec<Range<usize>>, Bytes) {
+        if !self.models.is_empty() {
+            let spans = self.models.iter().map(|value| value.span.clone());
+            return (spans.collect(), model_json);
+        }
+        let comma = if self.is_empty { "" } else { "," };
+        let member = [b"\"model\":", &model_json[..], comma.as_bytes()].concat();
+        let inside = self.start + 1;
+        (vec![inside..inside], member.into())
+    }
+}
+
+const EXPECTED_OBJECT: &str = "expected `{`";
 
 /// What comes next, by the grammar of RFC 8259.
 #[derive(Clone, Copy, Default)]
 enum State {
-    /// The document's opening brace.
+    /// The document's value: any, or an object.
     #[default]
+    Document,
     Object,
     /// A key, or the end of the object.
     FirstKey,
@@ -90,11 +133,21 @@ impl Number {
 struct Literal {
     name: &'static [u8],
     read: usize,
+    /// What is wrong with it, if it isn't JSON.
+    fault: Option<&'static str>,
 }
 
 impl Scanner {
-    pub(super) fn feed(&mut self, piece: &[u8]) -> Result<(), NotAnObject> {
-        let mut text = Text::new(piece);
+    /// For a document that must be an object: fails at the first byte of any other.
+    pub(crate) fn for_object() -> Self {
+        Self {
+            state: State::Object,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn feed(&mut self, chunk: &[u8]) -> Result<(), Invalid> {
+        let mut text = Text::new(chunk);
         let mut state = self.state;
         while text.peek().is_some() {
             state = match state {
@@ -109,56 +162,70 @@ impl Scanner {
             };
         }
         self.state = state;
-        self.offset += piece.len();
+        self.offset += chunk.len();
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<Found, NotAnObject> {
+    pub(crate) fn finish(self) -> Result<Found, Invalid> {
         match self.state {
             State::End => Ok(self.found),
+            // Only its end shows that a number is whole.
+            State::Number if self.open.depth() == 0 && self.number.is_whole() => Ok(self.found),
             state => Err(self.unexpected(state, self.offset)),
         }
     }
 
     /// Moves past one byte between strings, numbers and literals, or into one of them.
     #[inline(always)]
-    fn token(&mut self, state: State, byte: u8, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn token(&mut self, state: State, byte: u8, text: &mut Text<'_>) -> Result<State, Invalid> {
         let at = self.offset + text.at();
         text.advance();
         Ok(match state {
-            State::FirstKey | State::Key if byte == b'"' => self.key(at),
+            State::FirstKey | State::Key if byte == b'"' => self.key(),
             State::Colon if byte == b':' => State::Value,
             State::Value => self.value(state, byte, at)?,
             State::FirstValue if byte != b']' => self.value(state, byte, at)?,
-            State::Comma if byte == b',' => match self.open.in_object() {
-                true => State::Key,
-                false => State::Value,
-            },
+            State::Comma if byte == b',' => {
+                if self.open.in_object() {
+                    State::Key
+                } else {
+                    State::Value
+                }
+            }
             State::Comma if byte == self.open.end() => self.close(at),
             State::FirstValue => self.close(at),
             State::FirstKey if byte == b'}' => {
                 self.found.is_empty = self.is_outermost();
                 self.close(at)
             }
-            State::Object if byte == b'{' => {
-                self.found.inside = at + 1;
-                self.open(true)
-            }
+            State::Document | State::Object => self.document(state, byte, at)?,
             _ => return Err(self.unexpected(state, at)),
         })
     }
 
-    fn key(&mut self, at: usize) -> State {
+    fn document(&mut self, state: State, first: u8, at: usize) -> Result<State, Invalid> {
+        self.found.start = at;
+        self.found.is_object = first == b'{';
+        if first == BYTE_ORDER_MARK[0] {
+            Ok(self.begin_literal(BYTE_ORDER_MARK, Some("a byte order mark")))
+        } else if self.found.is_object || matches!(state, State::Document) {
+            self.value(state, first, at)
+        } else {
+            Err(self.unexpected(state, at))
+        }
+    }
+
+    fn key(&mut self) -> State {
         if self.is_outermost() {
             self.key = Key::default();
-            self.key_start = at;
         }
         State::KeyString
     }
 
-    fn value(&mut self, state: State, first: u8, at: usize) -> Result<State, NotAnObject> {
+    fn value(&mut self, state: State, first: u8, at: usize) -> Result<State, Invalid> {
         if self.is_outermost() {
             self.value_start = at;
+            self.value_is_string = first == b'"';
         }
         Ok(match first {
             b'"' => State::ValueString,
@@ -167,9 +234,10 @@ impl Scanner {
             b'-' => self.begin_number(Number::Minus),
             b'0' => self.begin_number(Number::Zero),
             b'1'..=b'9' => self.begin_number(Number::Int),
-            b't' => self.begin_literal(b"true"),
-            b'f' => self.begin_literal(b"false"),
-            b'n' => self.begin_literal(b"null"),
+            b't' => self.begin_literal(b"true", None),
+            b'f' => self.begin_literal(b"false", None),
+            b'n' => self.begin_literal(b"null", None),
+            b'N' => self.begin_literal(b"NaN", Some("`NaN` is not JSON")),
             _ => return Err(self.unexpected(state, at)),
         })
     }
@@ -179,41 +247,58 @@ impl Scanner {
         State::Number
     }
 
-    fn begin_literal(&mut self, name: &'static [u8]) -> State {
-        self.literal = Literal { name, read: 1 };
+    fn begin_literal(&mut self, name: &'static [u8], fault: Option<&'static str>) -> State {
+        self.literal = Literal {
+            name,
+            read: 1,
+            fault,
+        };
         State::Literal
     }
 
     fn open(&mut self, is_object: bool) -> State {
         self.open.push(is_object);
-        match is_object {
-            true => State::FirstKey,
-            false => State::FirstValue,
+        if is_object {
+            State::FirstKey
+        } else {
+            State::FirstValue
         }
     }
 
-    /// Closes the innermost container, the last byte of which stands `at` this place.
+    /// Closes the innermost container, the last byte of which is `at` this offset.
     fn close(&mut self, at: usize) -> State {
         self.open.pop();
-        match self.open.depth() {
-            0 => State::End,
-            _ => self.end_value(at + 1),
-        }
+        self.end_value(at + 1)
     }
 
     fn end_value(&mut self, end: usize) -> State {
-        if self.is_outermost() && self.key.is_model() {
-            self.found.models.push(self.value_start..end);
+        match self.open.depth() {
+            0 => return State::End,
+            1 if self.key.is_model_in_any_case() => self.end_model(end),
+            _ => {}
         }
         State::Comma
     }
 
-    /// Whether the innermost container is the document's object.
+    /// Notes the value of a key that is `model` in any case.
+    fn end_model(&mut self, end: usize) {
+        let values = if self.key.is_model() {
+            &mut self.found.models
+        } else {
+            &mut self.found.look_alikes
+        };
+        values.push(Value {
+            span: self.value_start..end,
+            is_string: self.value_is_string,
+        });
+    }
+
+    /// Whether the innermost container is the document itself.
     fn is_outermost(&self) -> bool {
         self.open.depth() == 1
     }
 
-    fn key_string(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn key_string(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         let start = text.at();
         let is_whole = self.string(text)?;
         if self.is_outermost() {
@@ -223,13 +308,10 @@ impl Scanner {
             return Ok(State::KeyString);
         }
         text.advance();
-        if self.is_outermost() && self.key.has_lone_surrogate() {
-            return Err(NotAnObject::new("lone surrogate in a key", self.key_start));
-        }
         Ok(State::Colon)
     }
 
-    fn value_string(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn value_string(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         if !self.string(text)? {
             return Ok(State::ValueString);
         }
@@ -237,8 +319,8 @@ impl Scanner {
         Ok(self.end_value(self.offset + text.at()))
     }
 
-    /// Moves on in a string: to its end, or to the piece's. Returns whether it is the string's.
-    fn string(&mut self, text: &mut Text<'_>) -> Result<bool, NotAnObject> {
+    /// Moves on to the end of a string, or of the chunk. Returns whether it is the string's.
+    fn string(&mut self, text: &mut Text<'_>) -> Result<bool, Invalid> {
         let start = text.at();
         let (escape, is_ascii) = text.string(self.escape);
         self.escape = escape;
@@ -250,23 +332,23 @@ impl Scanner {
         match next {
             None => Ok(false),
             Some(b'"') if escape == 0 => Ok(true),
-            Some(_) if escape == 0 => Err(NotAnObject::new("control character in a string", at)),
-            Some(_) => Err(NotAnObject::new("invalid escape", at - usize::from(escape))),
+            Some(_) if escape == 0 => Err(Invalid::new("control character in a string", at)),
+            Some(_) => Err(Invalid::new("invalid escape", at - usize::from(escape))),
         }
     }
 
     /// Checks what has been read of a string, to its end or `is_cut`.
-    fn check_utf8(&mut self, read: &[u8], at: usize, is_cut: bool) -> Result<(), NotAnObject> {
+    fn check_utf8(&mut self, read: &[u8], at: usize, is_cut: bool) -> Result<(), Invalid> {
         let checked = self.utf8.read(read, at);
         let begun = self.utf8.begun();
         match checked {
             Ok(()) if is_cut || begun == 0 => Ok(()),
-            Ok(()) => Err(NotAnObject::new("invalid UTF-8", at + read.len() - begun)),
-            Err(at) => Err(NotAnObject::new("invalid UTF-8", at)),
+            Ok(()) => Err(Invalid::new("invalid UTF-8", at + read.len() - begun)),
+            Err(at) => Err(Invalid::new("invalid UTF-8", at)),
         }
     }
 
-    fn number(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn number(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         use Number::*;
 
         while let Some(byte) = text.peek() {
@@ -284,10 +366,7 @@ impl Scanner {
                 (E | Sign, b'0'..=b'9') => Exp,
                 (Zero | Int | Frac | Exp, _) => return Ok(self.end_value(self.offset + text.at())),
                 (Minus | Point | E | Sign, _) => {
-                    return Err(NotAnObject::new(
-                        "expected a digit",
-                        self.offset + text.at(),
-                    ));
+                    return Err(Invalid::new("expected a digit", self.offset + text.at()));
                 }
             };
             text.advance();
@@ -295,7 +374,7 @@ impl Scanner {
         Ok(State::Number)
     }
 
-    fn literal(&mut self, text: &mut Text<'_>) -> Result<State, NotAnObject> {
+    fn literal(&mut self, text: &mut Text<'_>) -> Result<State, Invalid> {
         while let Some(&expected) = self.literal.name.get(self.literal.read) {
             match text.peek() {
                 Some(byte) if byte == expected => text.advance(),
@@ -304,27 +383,31 @@ impl Scanner {
             }
             self.literal.read += 1;
         }
-        Ok(self.end_value(self.offset + text.at()))
+        let end = self.offset + text.at();
+        match self.literal.fault {
+            Some(fault) => Err(Invalid::new(fault, end - self.literal.read)),
+            None => Ok(self.end_value(end)),
+        }
     }
 
-    /// The error that the document has an unexpected byte, or its end, `at` this place.
+    /// The error that the document has an unexpected byte, or ends, `at` this offset.
     #[cold]
-    fn unexpected(&self, state: State, at: usize) -> NotAnObject {
+    fn unexpected(&self, state: State, at: usize) -> Invalid {
         let what = match state {
-            State::Object => "expected `{`",
+            State::Object => EXPECTED_OBJECT,
             State::FirstKey | State::Key => "expected a key",
             State::Colon => "expected `:`",
-            State::FirstValue | State::Value => "expected a value",
+            State::Document | State::FirstValue | State::Value => "expected a value",
             State::End => "expected the end",
             State::KeyString | State::ValueString if self.escape == 0 => "string without an end",
             State::KeyString | State::ValueString => {
-                return NotAnObject::new("invalid escape", at - usize::from(self.escape));
+                return Invalid::new("invalid escape", at - usize::from(self.escape));
             }
-            State::Literal => return NotAnObject::new("expected a value", at - self.literal.read),
+            State::Literal => return Invalid::new("expected a value", at - self.literal.read),
             State::Number if !self.number.is_whole() => "expected a digit",
             State::Comma | State::Number if self.open.in_object() => "expected `,` or `}`",
             State::Comma | State::Number => "expected `,` or `]`",
         };
-        NotAnObject::new(what, at)
+        Invalid::new(what, at)
     }
 }

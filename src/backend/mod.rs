@@ -1,0 +1,281 @@
+//! One backend of the configuration, and its health.
+//!
+//! A [`Backend`] travels with the request as an extension: the route stage puts it there, and the
+//! stages below read what concerns them (model, timeouts, URL). It is in the response's extensions
+//! too, the proxy's own error responses included, so that other middleware can tell which one
+//! answered:
+//!
+//! ```
+//! use tower_openai_proxy::{BackendConfig, BackendRouteLayer, Config};
+//!
+//! let config = Config::builder()
+//!     .backend(BackendConfig::new("local", "http://127.0.0.1:11434/v1").model("llama3.2"))
+//!     .build()?;
+//! let route = BackendRouteLayer::from_config(&config);
+//! let [backend] = route.backends() else { unreachable!() };
+//!
+//! assert_eq!(backend.name(), "local");
+//! assert_eq!(backend.model(), Some("llama3.2"));
+//! assert_eq!(backend.url(), "http://127.0.0.1:11434/v1");
+//! assert_eq!(backend.timeouts().response_head.as_secs(), 600);
+//! assert!(!backend.is_cooling_down());
+//! # Ok::<(), tower_openai_proxy::ConfigError>(())
+//! ```
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Uri, uri::Scheme};
+use tokio::time::Instant;
+
+use crate::{
+    config::{BackendSettings, BaseUrl, Config},
+    endpoint::{self, PathPattern},
+    json,
+};
+
+/// One backend of the configuration. Cheap to clone.
+///
+/// Found in the extensions of a request below [`BackendRoute`](crate::BackendRoute), and in those of
+/// a response above it. Two are equal if they have the same name and URL, so a reload that changes
+/// something else of a backend leaves it the key of a map.
+#[derive(Clone)]
+pub struct Backend(Arc<Inner>);
+
+struct Inner {
+    name: Box<str>,
+    url: BaseUrl,
+    origin: Origin,
+    model: Option<Model>,
+    timeouts: Timeouts,
+    credential: Option<HeaderValue>,
+    paths: Option<Box<[PathPattern]>>,
+    cooldown: Duration,
+    health: Arc<Health>,
+}
+
+/// What is known of a backend. A reload keeps it.
+struct Health {
+    born: Instant,
+    /// Milliseconds after `born` until which the backend is tried last.
+    cooling_until: AtomicU64,
+}
+
+impl Health {
+    fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            cooling_until: AtomicU64::new(0),
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+}
+
+/// Where connections go: what two backends must share to share connections.
+#[derive(Clone)]
+pub(crate) struct Origin(Arc<Uri>);
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Origin {
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.0.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        let default = if self.is_https() { 443 } else { 80 };
+        self.0.port_u16().unwrap_or(default)
+    }
+}
+
+pub(crate) struct Model {
+    pub(crate) name: Box<str>,
+    /// The name as JSON text.
+    pub(crate) json: Bytes,
+}
+
+/// The timeouts of one backend.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// For connecting, TLS included: `connect_timeout`, or `response_head` where that is shorter.
+    pub connect: Duration,
+    /// From having sent the whole request to the response headers: `timeout`.
+    pub response_head: Duration,
+    /// Between two chunks of a body: `idle_timeout`.
+    pub idle: Duration,
+}
+
+impl Backend {
+    /// The backends of a configuration that can be used, in its order.
+    ///
+    /// Those that equal one of `previous` keep its health.
+    pub(crate) fn all(config: &Config, previous: &[Backend]) -> Arc<[Backend]> {
+        let backends = config.backends.iter();
+        backends
+            .filter_map(|backend| Self::new(backend, config, previous))
+            .collect()
+    }
+
+    fn new(backend: &BackendSettings, config: &Config, previous: &[Backend]) -> Option<Self> {
+        let url = backend.url.as_ref()?;
+        let settings = &config.settings;
+        let response_head = backend.timeout.unwrap_or(settings.timeout);
+        Some(Self(Arc::new(Inner {
+            name: backend.name.clone(),
+            origin: Origin(Arc::new(url.origin().clone())),
+            url: url.clone(),
+            model: backend.model.as_deref().map(|name| Model {
+                name: name.into(),
+                json: json::string(name),
+            }),
+            timeouts: Timeouts {
+                connect: settings.connect_timeout.min(response_head),
+                response_head,
+                idle: settings.idle_timeout,
+            },
+            credential: backend.credential.clone(),
+            paths: backend.paths.clone(),
+            cooldown: settings.cooldown,
+            health: previous
+                .iter()
+                .find(|known| known.0.name == backend.name && known.0.url == *url)
+                .map_or_else(|| Arc::new(Health::new()), |known| known.0.health.clone()),
+        })))
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The model that replaces the request's, where one is configured.
+    pub fn model(&self) -> Option<&str> {
+        Some(&self.model_override()?.name)
+    }
+
+    /// The base URL as configured. Its query may hold a key.
+    pub fn url(&self) -> &Uri {
+        self.0.url.uri()
+    }
+
+    /// Its timeouts.
+    pub fn timeouts(&self) -> Timeouts {
+        self.0.timeouts
+    }
+
+    /// Whether it serves a request for this path below the prefix.
+    ///
+    /// With the operator's key and no `paths`, only what makes an answer or lists models.
+    pub(crate) fn serves(&self, method: &Method, path: &str, is_upgrade: bool) -> bool {
+        let has_key = self.credential().is_some();
+        match &self.0.paths {
+            None => !has_key || endpoint::is_answer_or_models(method, path, is_upgrade),
+            Some(paths) => {
+                let is_narrow = has_key && endpoint::is_administration(path);
+                let paths = paths.iter();
+                endpoint::matches(paths.filter(|it| !(is_narrow && it.is_all())), path)
+            }
+        }
+    }
+
+    /// Whether it failed less than `cooldown` ago (no connection, closed before the response
+    /// headers, no headers in time, or a status of `failover_on`), so that the others are tried
+    /// first.
+    pub fn is_cooling_down(&self) -> bool {
+        let health = &self.0.health;
+        let until = health.cooling_until.load(Ordering::Relaxed);
+        until > 0 && health.millis() < until
+    }
+
+    pub(crate) fn record_failure(&self) {
+        let health = &self.0.health;
+        let until = health.millis() + self.0.cooldown.as_millis() as u64;
+        health.cooling_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether the other is a clone of this one.
+    pub(crate) fn ptr_eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn model_override(&self) -> Option<&Model> {
+        self.0.model.as_ref()
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.0.origin
+    }
+
+    pub(crate) fn host(&self) -> &HeaderValue {
+        self.0.url.authority()
+    }
+
+    pub(crate) fn credential(&self) -> Option<&HeaderValue> {
+        self.0.credential.as_ref()
+    }
+
+    /// Writes the request target (RFC 9112, section 3.2.1) for a path below the prefix: the base
+    /// URL's path, that path, and both queries.
+    pub(crate) fn write_target(&self, path: &str, query: Option<&str>, target: &mut Vec<u8>) {
+        target.extend_from_slice(self.0.url.path().as_bytes());
+        target.extend_from_slice(path.as_bytes());
+        let queries = [self.0.url.query(), query];
+        let mut separator = b'?';
+        for query in queries
+            .into_iter()
+            .flatten()
+            .filter(|query| !query.is_empty())
+        {
+            target.push(separator);
+            target.extend_from_slice(query.as_bytes());
+            separator = b'&';
+        }
+    }
+}
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Self) -> bool {
+        self.ptr_eq(other) || (self.0.name == other.0.name && self.0.url == other.0.url)
+    }
+}
+
+impl Eq for Backend {}
+
+impl Hash for Backend {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("name", &self.0.name)
+            .field("model", &self.model())
+            .field("cooling_down", &self.is_cooling_down())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,269 @@
+//! Bodies in memory: how they are read, scanned, and counted.
+
+use std::{
+    ops::Range,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::{RequestBody, State};
+use crate::{
+    error::{Error, Kind},
+    json::{self, Found, Scanner},
+    rope::{Rope, RopeBuilder},
+};
+
+/// A client that sends more slowly than this, on average over the idle timeout, is given up: its
+/// bytes occupy memory for as long as it likes.
+const MIN_BYTES_PER_SECOND: u64 = 1024;
+
+/// How much is scanned at a time before other tasks get their turn.
+const SCAN_BYTES: usize = 1024 * 1024;
+
+/// Bytes that may be buffered at a time, by all exchanges together.
+#[derive(Default)]
+pub(crate) struct Budget {
+    limit: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Relaxed);
+    }
+}
+
+/// Bytes taken from a budget, given back when this is dropped.
+struct Reservation {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Reservation {
+    fn grow(&mut self, bytes: u64) -> Result<(), Error> {
+        let used = self.budget.used.fetch_add(bytes, Relaxed) + bytes;
+        self.bytes += bytes;
+        if used > self.budget.limit.load(Relaxed) {
+            let error = Error::new(Kind::OutOfMemory);
+            return Err(error.with_retry_after(Duration::from_secs(1)));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// Bytes in memory, what is known of them, and their place in the budget.
+#[derive(Clone)]
+pub(super) struct Buffered {
+    rope: Rope,
+    found: Option<Arc<Result<Found, json::Invalid>>>,
+    reservation: Option<Arc<Reservation>>,
+}
+
+impl Buffered {
+    pub(super) fn len(&self) -> usize {
+        self.rope.len()
+    }
+
+    pub(super) fn take(&mut self) -> Bytes {
+        self.rope.take(usize::MAX)
+    }
+
+    pub(super) fn take_rope(&mut self) -> Rope {
+        std::mem::take(&mut self.rope)
+    }
+
+    /// A copy of these bytes.
+    pub(super) fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        self.rope.copy(range)
+    }
+
+    pub(super) fn found(&self) -> Option<&Result<Found, json::Invalid>> {
+        self.found.as_deref()
+    }
+}
+
+impl From<Rope> for Buffered {
+    fn from(rope: Rope) -> Self {
+        Self {
+            rope,
+            found: None,
+            reservation: None,
+        }
+    }
+}
+
+/// Whether a body is scanned as JSON while it is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scan {
+    No,
+    /// It may turn out not to be JSON.
+    Lenient,
+    /// It must be a JSON object: reading ends with the first byte that shows it isn't.
+    Strict,
+}
+
+/// Reads a body to its end.
+pub(crate) struct Buffer {
+    /// What is still to be read.
+    body: RequestBody,
+    read: RopeBuilder,
+    scanner: Option<Scanner>,
+    failed_scan: Option<json::Invalid>,
+    is_strict: bool,
+    reservation: Option<Reservation>,
+    rate: Rate,
+}
+
+impl Buffer {
+    pub(super) fn new(body: RequestBody, scan: Scan) -> Self {
+        let is_scanned = body.found().is_some();
+        let reservation = match &body.state {
+            State::Streamed(streamed) => streamed.budget.clone(),
+            _ => None,
+        };
+        let scanner = match scan {
+            Scan::Lenient if !is_scanned => Some(Scanner::default()),
+            Scan::Strict if !is_scanned => Some(Scanner::for_object()),
+            _ => None,
+        };
+        Self {
+            scanner,
+            failed_scan: None,
+            is_strict: scan == Scan::Strict,
+            reservation: reservation.map(|budget| Reservation { budget, bytes: 0 }),
+            rate: Rate::default(),
+            read: RopeBuilder::default(),
+            body,
+        }
+    }
+
+    fn push(&mut self, chunk: Bytes) -> Result<(), Error> {
+        if let Some(reservation) = &mut self.reservation {
+            reservation.grow(chunk.len() as u64)?;
+        }
+        if let Some(scanner) = &mut self.scanner
+            && let Err(invalid) = scanner.feed(&chunk)
+        {
+            if self.is_strict {
+                return Err(invalid.into());
+            }
+            self.failed_scan = Some(invalid);
+            self.scanner = None;
+        }
+        self.read.push(chunk);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<RequestBody, Error> {
+        let found = match (self.failed_scan.take(), self.scanner.take()) {
+            (Some(invalid), _) => Some(Err(invalid)),
+            (None, Some(scanner)) => Some(scanner.finish()),
+            (None, None) => None,
+        };
+        if self.is_strict
+            && let Some(Err(invalid)) = found
+        {
+            return Err(invalid.into());
+        }
+        // One that was buffered before keeps its place in the budget.
+        let reservation = match &self.body.state {
+            State::Buffered(buffered) => buffered.reservation.clone(),
+            _ => self.reservation.take().map(Arc::new),
+        };
+        Ok(RequestBody {
+            state: State::Buffered(Buffered {
+                rope: std::mem::take(&mut self.read).finish(),
+                found: found.map(Arc::new),
+                reservation,
+            }),
+            exchange: self.body.exchange.take(),
+        })
+    }
+}
+
+impl Future for Buffer {
+    type Output = Result<RequestBody, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.scanner.is_none() && !matches!(this.body.state, State::Streamed(_)) {
+            return Poll::Ready(Ok(std::mem::take(&mut this.body)));
+        }
+        let mut turn = 0;
+        loop {
+            let frame = match Pin::new(&mut this.body).poll_frame(cx)? {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    this.rate.begin();
+                    return Poll::Pending;
+                }
+            };
+            let Some(frame) = frame else {
+                return Poll::Ready(this.finish());
+            };
+            let Ok(chunk) = frame.into_data() else {
+                continue;
+            };
+            if let State::Streamed(streamed) = &this.body.state
+                && let Some(idle) = &streamed.idle
+            {
+                this.rate.check(chunk.len(), idle.period())?;
+            }
+            turn += chunk.len();
+            this.push(chunk)?;
+            if turn >= SCAN_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// How fast a client sends.
+#[derive(Default)]
+struct Rate {
+    since: Option<Instant>,
+    bytes: u64,
+}
+
+impl Rate {
+    /// The client is waited for.
+    fn begin(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Fails where less has come in a period than must.
+    fn check(&mut self, bytes: usize, period: Duration) -> Result<(), Error> {
+        let Some(since) = self.since else {
+            return Ok(());
+        };
+        self.bytes += bytes as u64;
+        let elapsed = since.elapsed();
+        if elapsed < period {
+            return Ok(());
+        }
+        if self.bytes < elapsed.as_secs().saturating_mul(MIN_BYTES_PER_SECOND) {
+            return Err(Error::new(Kind::BodyIdle));
+        }
+        *self = Self {
+            since: Some(Instant::now()),
+            bytes: 0,
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! The request's body on its way through the stack: streamed, or buffered in memory.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http_body_util::{BodyExt, Full};
+//! use tower_openai_proxy::RequestBody;
+//!
+//! # tokio_test(async {
+//! let body = RequestBody::new(Full::new(Bytes::from("{}"))).with_max_bytes(1024);
+//!
+//! assert_eq!(body.collect().await?.to_bytes(), "{}");
+//! # Ok(()) });
+//! # fn tokio_test(test: impl Future<Output = Result<(), tower_openai_proxy::Error>>) {
+//! #     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(test).unwrap();
+//! # }
+//! ```
+
+mod buffer;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    any::Any,
+    fmt,
+    ops::Range,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+
+use self::buffer::Buffered;
+pub(crate) use self::buffer::{Budget, Buffer, Scan};
+use crate::{
+    backend::Backend,
+    clock::IdleClock,
+    error::{BoxError, Error, Kind},
+    exchange,
+    json::{self, Found},
+    rope::{Replaced, Rope},
+};
+
+/// A request's body inside the stack, whatever the server's own body type is.
+///
+/// It costs one allocation, and in return every stage has the same type. A buffered body is handed
+/// on by reference count. Trailers of a buffered body are dropped (RFC 9110, section 6.5.1).
+pub struct RequestBody {
+    state: State,
+    exchange: Option<exchange::Handle>,
+}
+
+enum State {
+    Streamed(Streamed),
+    Buffered(Buffered),
+    /// Buffered as well, with its model replaced. In a box, as it is large.
+    Replaced(Box<(Replaced, Buffered)>),
+}
+
+struct Streamed {
+    /// Locked only where it is shared: so that a `RequestBody` is `Sync`.
+    body: Mutex<UnsyncBoxBody<Bytes, BoxError>>,
+    max_bytes: u64,
+    idle: Option<IdleClock>,
+    budget: Option<Arc<Budget>>,
+}
+
+impl RequestBody {
+    /// Takes a body as it is; it is read only as far as the backend reads.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        // One that is a `RequestBody` already needs no second box.
+        let mut body = Some(body);
+        if let Some(same) = (&mut body as &mut dyn Any).downcast_mut::<Option<Self>>() {
+            return same.take().unwrap_or_default();
+        }
+        match body {
+            Some(body) if !body.is_end_stream() => Self::in_state(State::Streamed(Streamed {
+                body: Mutex::new(body.map_err(Into::into).boxed_unsync()),
+                max_bytes: u64::MAX,
+                idle: None,
+                budget: None,
+            })),
+            _ => Self::default(),
+        }
+    }
+
+    /// A body without any bytes.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    fn in_state(state: State) -> Self {
+        Self {
+            state,
+            exchange: None,
+        }
+    }
+
+    /// Fails with a 413 error once more than `bytes` bytes have been received. Default: no limit.
+    ///
+    /// The smaller of two limits counts. A body that is buffered already is left as it is.
+    #[must_use]
+    pub fn with_max_bytes(mut self, bytes: u64) -> Self {
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.max_bytes = streamed.max_bytes.min(bytes);
+        }
+        self
+    }
+
+    /// Fails with a 408 error when the client sends nothing for this long. Default: no limit.
+    ///
+    /// A period that was set before stays. A body that is buffered already is left as it is.
+    /// Durations are clamped to 30 years.
+    #[must_use]
+    pub fn with_idle_timeout(mut self, period: Duration) -> Self {
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.idle.get_or_insert_with(|| IdleClock::new(period));
+        }
+        self
+    }
+
+    /// Counts the bytes against this budget while they are buffered.
+    pub(crate) fn with_budget(mut self, budget: &Arc<Budget>) -> Self {
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.budget.get_or_insert_with(|| budget.clone());
+        }
+        self
+    }
+
+    /// A second body with the same bytes, if they are buffered in memory: what a retry needs.
+    ///
+    /// ```
+    /// # use tower_openai_proxy::RequestBody;
+    /// let body = RequestBody::from(bytes::Bytes::from("{}"));
+    /// assert!(body.try_clone().is_some());
+    /// ```
+    pub fn try_clone(&self) -> Option<Self> {
+        let state = match &self.state {
+            State::Streamed(_) => return None,
+            State::Buffered(buffered) => State::Buffered(buffered.clone()),
+            State::Replaced(replaced) => State::Replaced(replaced.clone()),
+        };
+        Some(Self {
+            state,
+            exchange: self.exchange.clone(),
+        })
+    }
+
+    /// The exchange that it belongs to; begins one where there is none.
+    pub(crate) fn exchange_mut(&mut self) -> &exchange::Handle {
+        self.exchange.get_or_insert_with(exchange::Handle::new)
+    }
+
+    pub(crate) fn in_exchange(mut self, exchange: exchange::Handle) -> Self {
+        self.exchange = Some(exchange);
+        self
+    }
+
+    /// Notes which backend the request goes to.
+    pub(crate) fn begin_attempt(&self, backend: &Backend) {
+        if let Some(exchange) = &self.exchange {
+            exchange.begin_attempt(backend);
+        }
+    }
+
+    /// Notes that the request waits for a connection, or doesn't any more.
+    pub(crate) fn note_connecting(&self, is_connecting: bool) {
+        if let Some(exchange) = &self.exchange {
+            exchange.note_upload(is_connecting);
+        }
+    }
+
+    /// Whether its announced length is over the limit, which can be told before it is read.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(&self.state, State::Streamed(streamed)
+            if streamed.size_hint().lower() > streamed.max_bytes)
+    }
+
+    /// Reads it to its end. A body that is buffered already is ready at once.
+    pub(crate) fn buffer(self, scan: Scan) -> Buffer {
+        Buffer::new(self, scan)
+    }
+
+    /// What a scan has found in it, if it was scanned.
+    pub(crate) fn found(&self) -> Option<&Result<Found, json::Invalid>> {
+        match &self.state {
+            State::Buffered(buffered) => buffered.found(),
+            _ => None,
+        }
+    }
+
+    /// The top-level `model` of a body that was scanned; the first of several.
+    pub(crate) fn model(&self) -> Option<String> {
+        let State::Buffered(buffered) = &self.state else {
+            return None;
+        };
+        let found = buffered.found()?.as_ref().ok()?;
+        let json = buffered.copy(found.models.first()?.span.clone());
+        json::decode_string(&json)
+    }
+
+    /// A buffered body with these spans replaced.
+    pub(crate) fn replace(mut self, spans: Vec<Range<usize>>, with: Bytes) -> Self {
+        if let State::Buffered(mut buffered) = self.state {
+            let replaced = Replaced::new(buffered.take_rope(), spans, with);
+            self.state = State::Replaced(Box::new((replaced, buffered)));
+        }
+        self
+    }
+}
+
+impl Default for RequestBody {
+    /// An empty body.
+    fn default() -> Self {
+        Bytes::new().into()
+    }
+}
+
+impl From<Bytes> for RequestBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::in_state(State::Buffered(Rope::from(bytes).into()))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = match &mut self.state {
+            State::Streamed(streamed) => streamed.poll_frame(cx),
+            State::Buffered(buffered) => ready_frame(buffered.take()),
+            State::Replaced(replaced) => ready_frame(replaced.0.next().unwrap_or_default()),
+        };
+        if let Some(exchange) = &self.exchange {
+            exchange.note_upload(frame.is_pending());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Streamed(streamed) => streamed.is_end_stream(),
+            State::Buffered(buffered) => buffered.len() == 0,
+            State::Replaced(replaced) => replaced.0.remaining() == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Streamed(streamed) => streamed.size_hint(),
+            State::Buffered(buffered) => SizeHint::with_exact(buffered.len() as u64),
+            State::Replaced(replaced) => SizeHint::with_exact(replaced.0.remaining()),
+        }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let frame = match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(idle) = &mut self.idle else {
+                    return Poll::Pending;
+                };
+                ready!(idle.poll_elapsed(cx));
+                return Poll::Ready(Some(Err(Error::new(Kind::BodyIdle))));
+            }
+        };
+        if let Some(idle) = &mut self.idle {
+            idle.reset();
+        }
+        Poll::Ready(frame.map(|frame| {
+            let frame =
+                frame.map_err(|error| Error::new(Kind::BodyTruncated).with_source(error))?;
+            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            self.max_bytes = self
+                .max_bytes
+                .checked_sub(length)
+                .ok_or_else(|| Error::new(Kind::BodyTooLarge))?;
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        body.size_hint()
+    }
+}
+
+/// The next chunk of a body in memory, which is empty at the end.
+fn ready_frame(chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Streamed(_) => "Streamed",
+            State::Buffered(_) | State::Replaced(_) => "Buffered",
+        };
+        f.debug_struct("RequestBody")
+            .field("state", &state)
+            .field("size_hint", &self.size_hint())
+            .finish()
+    }
+}

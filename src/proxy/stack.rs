@@ -1,0 +1,26 @@
+use tower::ServiceBuilder;
+
+use super::state::State;
+use crate::{
+    auth::AuthPassthrough,
+    model::{ModelOverride, ModelOverrideLayer},
+    observe::Observe,
+    route::BackendRoute,
+    timeout::{Deadline, Timeout, TimeoutLayer},
+};
+
+/// What proxied requests go through.
+pub(super) type Stack<F> =
+    Observe<Deadline<AuthPassthrough<BackendRoute<ModelOverride<Timeout<F>>>>>>;
+
+/// The order of the stages.
+pub(super) fn stack<F>(state: &State, forward: F) -> Stack<F> {
+    ServiceBuilder::new()
+        .layer(state.observe.clone())
+        .layer(state.deadline.clone())
+        .layer(state.auth.clone())
+        .layer(state.route.clone())
+        .layer(ModelOverrideLayer::new())
+        .layer(TimeoutLayer::new())
+        .service(forward)
+}

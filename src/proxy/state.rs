@@ -1,0 +1,84 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    auth::AuthPassthroughLayer, backend::Backend, config::Config, endpoint, observe::ObserveLayer,
+    route::BackendRouteLayer, timeout::DeadlineLayer,
+};
+
+/// What a layer, its clones, its handle and its services share.
+pub(super) struct Shared {
+    pub(super) paths: endpoint::Mount,
+    pub(super) health_path: Option<Box<str>>,
+    state: watch::Sender<Arc<State>>,
+    is_draining: AtomicBool,
+}
+
+/// What the configuration says. A reload replaces it.
+pub(super) struct State {
+    pub(super) observe: ObserveLayer,
+    pub(super) deadline: DeadlineLayer,
+    pub(super) auth: AuthPassthroughLayer,
+    pub(super) route: BackendRouteLayer,
+}
+
+impl State {
+    pub(super) fn new(config: &Config, observe: ObserveLayer, route: BackendRouteLayer) -> Self {
+        Self {
+            observe,
+            deadline: DeadlineLayer::from_config(config),
+            auth: AuthPassthroughLayer::from_config(config),
+            route,
+        }
+    }
+
+    pub(super) fn backends(&self) -> Arc<[Backend]> {
+        self.route.shared_backends()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(paths: endpoint::Mount, health_path: Option<Box<str>>, state: State) -> Self {
+        Self {
+            paths,
+            health_path,
+            state: watch::Sender::new(Arc::new(state)),
+            is_draining: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn reload(&self, config: &Config) {
+        warn(config);
+        self.state.send_modify(|state| {
+            let route = BackendRouteLayer::reloaded(config, Some(&state.route));
+            *state = Arc::new(State::new(config, state.observe.clone(), route));
+        });
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<State>> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn backends(&self) -> Arc<[Backend]> {
+        self.state.borrow().backends()
+    }
+
+    pub(super) fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Logs what is dangerous in a configuration.
+pub(super) fn warn(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+}
