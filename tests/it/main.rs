@@ -11,6 +11,7 @@ mod errors;
 mod faults;
 mod hostile_clients;
 mod http2_backend;
+mod hyper;
 mod limits;
 mod no_duplicates;
 mod operations;
