@@ -14,7 +14,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use tokio_rustls::rustls::ServerConfig;
 use tower_openai_proxy::Config;
 
-use crate::tls::Files;
+use crate::{print, tls::Files};
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -42,6 +42,8 @@ Environment:
 
 With --demo some models are answered with errors: demo-401, demo-404, demo-429, demo-500,
 demo-break (breaks off), demo-silent (falls silent).";
+
+const VERSION: &str = concat!("tower-openai-proxy ", env!("CARGO_PKG_VERSION"));
 
 const DEFAULT_CONFIG: &str = "config.json";
 
@@ -97,11 +99,11 @@ impl Arguments {
                     arguments.workers = value(&mut parser, "--workers", allowed)?;
                 }
                 Arg::Short('h') | Arg::Long("help") => {
-                    println!("{HELP}");
+                    print::output(HELP);
                     return Ok(None);
                 }
                 Arg::Short('V') | Arg::Long("version") => {
-                    println!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+                    print::output(VERSION);
                     return Ok(None);
                 }
                 other => return Err(other.unexpected()),

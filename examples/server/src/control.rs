@@ -58,8 +58,7 @@ impl Current {
                 tracing::info!("configuration reloaded");
             }
             Err(error) => {
-                log::flush();
-                eprintln!("{error}");
+                log::message(error);
                 tracing::error!("the old configuration stays");
             }
         }

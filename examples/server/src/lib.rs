@@ -18,6 +18,7 @@ mod http2;
 mod linger;
 mod listen;
 mod log;
+mod print;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -50,7 +51,7 @@ pub fn main() -> ExitCode {
         Ok(Some(arguments)) => arguments,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}\nTry --help.");
+            print::error(format_args!("{error}\nTry --help."));
             return ExitCode::from(2);
         }
     };
@@ -60,20 +61,20 @@ pub fn main() -> ExitCode {
     let loaded = match arguments.load() {
         Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("{error}");
+            print::error(error);
             return ExitCode::from(2);
         }
     };
     log::start();
-    let result = run(&arguments, watched, loaded);
-    log::flush();
-    match result {
+    let status = match run(&arguments, watched, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            log::message(error);
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush();
+    status
 }
 
 fn run(
@@ -112,7 +113,7 @@ fn run(
     // Before anybody can know that there is a server to signal to.
     let signals = runtime.block_on(async { Signals::new() })?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    println!("listening on {scheme}://{address}");
+    print::output(format_args!("listening on {scheme}://{address}"));
     let current = Current { layer, tls };
     runtime.block_on(control::run(&source, &current, signals, watched, draining));
     Ok(())

@@ -99,6 +99,11 @@ fn is_own(target: &str) -> bool {
     OWN_TARGETS.iter().any(|own| root == Some(own))
 }
 
+/// Logs a message as it stands, whatever `RUST_LOG` says.
+pub(crate) fn message(message: impl fmt::Display) {
+    log(format!("{message}\n").as_bytes());
+}
+
 /// Writes out what has been logged so far.
 pub(crate) fn flush() {
     let lines = std::mem::take(&mut *buffer());

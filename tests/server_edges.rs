@@ -1,0 +1,131 @@
+//! The server at the edges of its system: outputs that fail or stall, files that cannot be read,
+//! addresses, descriptors and clients that go away.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use support::{DEMO_CONFIG, Server, TempFile, Wire, soon};
+use tokio::{net::TcpStream, time::sleep};
+
+const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
+
+/// A server whose outputs the test chooses. It ends with this value.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Process {
+    /// Starts it at an address that was free a moment ago: it may be unable to print its own.
+    async fn start(config: &TempFile, arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = free.local_addr().expect("bound");
+        drop(free);
+        let mut command = Command::new(support::example("server"));
+        command.args(["--workers", "1", "--listen", &address.to_string()]);
+        command.arg("--config").arg(&config.path).args(arguments);
+        command.env_remove("RUST_LOG").stdin(Stdio::null());
+        let child = command.stdout(stdout).stderr(stderr).spawn();
+        let process = Self {
+            child: child.expect("the server starts"),
+            address,
+        };
+        soon("a listener", async {
+            while TcpStream::connect(address).await.is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        process
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(sent.expect("kill(1)").success());
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        soon("the end", async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("a child") {
+                    return status;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn is_healthy(address: SocketAddr) -> bool {
+    let mut client = Wire::connect(address).await;
+    client.send(HEALTH).await;
+    client.response().await.status() == 200
+}
+
+/// Every write to it fails.
+fn full() -> Stdio {
+    let full = File::options().write(true).open("/dev/full");
+    full.expect("Linux has it").into()
+}
+
+/// A pipe that nobody reads from.
+fn closed() -> Stdio {
+    let (_, writer) = std::io::pipe().expect("a pipe");
+    writer.into()
+}
+
+// Standard output and standard error.
+
+#[tokio::test]
+async fn failing_outputs_end_neither_the_server_nor_its_configuration() {
+    for broken in [full, closed] {
+        let config = TempFile::new("config.json", DEMO_CONFIG);
+        let mut server = Process::start(&config, &["--watch"], broken(), broken()).await;
+        fs::write(&config.path, "{ cut short").expect("a file");
+        server.signal("HUP");
+        // Long enough for the reload and for what --watch sees.
+        sleep(Duration::from_millis(1500)).await;
+        assert!(is_healthy(server.address).await);
+        server.signal("TERM");
+        assert_eq!(server.ended().await.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_question_whose_answer_nobody_reads_is_no_error() {
+    for flag in ["--help", "--version"] {
+        for broken in [full, closed] {
+            let mut command = Server::command();
+            command.arg(flag).stdout(broken()).stderr(Stdio::piped());
+            let output = command.output().expect("the server starts");
+            assert_eq!(output.status.code(), Some(0));
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_nobody_reads_leaves_the_status_as_it_is() {
+    for broken in [full, closed] {
+        let mut command = Server::command();
+        command.arg("--bogus").stdout(Stdio::null()).stderr(broken());
+        assert_eq!(command.status().expect("it starts").code(), Some(2));
+    }
+}
