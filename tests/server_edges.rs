@@ -7,12 +7,13 @@ mod support;
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
-use support::{DEMO_CONFIG, Server, TempFile, Wire, soon};
+use support::{DEMO_CONFIG, Message, Server, TempFile, Wire, soon};
 use tokio::{net::TcpStream, time::sleep};
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
@@ -125,7 +126,66 @@ fn a_question_whose_answer_nobody_reads_is_no_error() {
 fn a_message_that_nobody_reads_leaves_the_status_as_it_is() {
     for broken in [full, closed] {
         let mut command = Server::command();
-        command.arg("--bogus").stdout(Stdio::null()).stderr(broken());
+        command
+            .arg("--bogus")
+            .stdout(Stdio::null())
+            .stderr(broken());
         assert_eq!(command.status().expect("it starts").code(), Some(2));
     }
+}
+
+/// Sends so many requests in one go, each of which is refused and logged, and reads the answers.
+async fn refused(address: SocketAddr, count: usize) {
+    const REFUSED: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n\r\n";
+    let client = Wire::connect(address).await;
+    let mut client = client.send_aside(REFUSED.repeat(count).into());
+    for _ in 0..count {
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 401"), "{head}");
+        let message = Message {
+            head,
+            body: Vec::new(),
+        };
+        client.try_body(&message).await.expect("a whole body");
+    }
+}
+
+#[tokio::test]
+async fn a_log_reader_that_stalls_stops_nobody_and_learns_how_much_it_missed() {
+    const COUNT: usize = 12_000;
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let (log, stderr) = std::io::pipe().expect("a pipe");
+    let server = Process::start(&config, &[], Stdio::null(), stderr.into()).await;
+    refused(server.address, COUNT).await;
+    assert!(is_healthy(server.address).await);
+
+    let (mut seen, mut bytes) = (0, 0);
+    let mut lines = BufReader::new(log).lines();
+    let dropped = loop {
+        let line = lines.next().expect("the pipe is open").expect("UTF-8");
+        bytes += line.len() + 1;
+        seen += usize::from(line.contains("http_request_denied"));
+        if let Some((_, dropped)) = line.split_once(" dropped=") {
+            break dropped.parse::<usize>().expect("a number");
+        }
+    };
+    assert_eq!(seen + dropped, COUNT);
+    // What waited in the server, and in the pipe.
+    assert!(bytes <= 1024 * 1024 + 64 * 1024 + 1024, "{bytes}");
+
+    refused(server.address, 1).await;
+    let next = lines.next().expect("the pipe is open").expect("UTF-8");
+    assert!(next.contains("http_request_denied"), "{next}");
+}
+
+#[tokio::test]
+async fn a_log_reader_that_stalls_does_not_hold_up_the_end() {
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let (_log, stderr) = std::io::pipe().expect("a pipe");
+    let mut server = Process::start(&config, &[], Stdio::null(), stderr.into()).await;
+    refused(server.address, 2_000).await;
+    fs::write(&config.path, "{ cut short").expect("a file");
+    server.signal("HUP");
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(0));
 }

@@ -65,7 +65,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    log::start();
+    if let Err(error) = log::start() {
+        print::error(error);
+        return ExitCode::FAILURE;
+    }
     let status = match run(&arguments, watched, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
