@@ -9,12 +9,16 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
-    process::{Child, Command, ExitStatus, Stdio},
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
-use support::{DEMO_CONFIG, Message, Server, TempFile, Wire, soon};
-use tokio::{net::TcpStream, time::sleep};
+use support::{DEMO_CONFIG, Message, PATIENCE, Server, TempFile, Wire, soon};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
 
@@ -72,6 +76,22 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a server prints that ends by itself.
+async fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the server starts");
+    let ended = timeout(PATIENCE, async {
+        while child.try_wait().expect("a child").is_none() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let has_ended = ended.await.is_ok();
+    let _ = child.kill();
+    assert!(has_ended, "it runs on: {:?}", child.wait_with_output());
+    child.wait_with_output().expect("a child")
 }
 
 async fn is_healthy(address: SocketAddr) -> bool {
@@ -188,4 +208,63 @@ async fn a_log_reader_that_stalls_does_not_hold_up_the_end() {
     server.signal("HUP");
     server.signal("TERM");
     assert_eq!(server.ended().await.code(), Some(0));
+}
+
+// Files.
+
+fn make_fifo(path: &Path) {
+    let _ = fs::remove_file(path);
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.expect("mkfifo(1)").success());
+}
+
+#[tokio::test]
+async fn a_fifo_in_place_of_a_file_is_refused_at_the_start() {
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let fifo = TempFile::new("fifo", "");
+    make_fifo(&fifo.path);
+    let (config, fifo) = (&config.path, &fifo.path);
+    for arguments in [
+        [Path::new("--config"), fifo].as_slice(),
+        &[
+            Path::new("--config"),
+            config,
+            Path::new("--tls-cert"),
+            fifo,
+            Path::new("--tls-key"),
+            fifo,
+        ],
+    ] {
+        let output = output(Server::command().args(arguments)).await;
+        assert_eq!(output.status.code(), Some(2));
+        let message = format!("{}: can't be read: not a regular file\n", fifo.display());
+        assert_eq!(String::from_utf8_lossy(&output.stderr), message);
+    }
+}
+
+#[tokio::test]
+async fn a_fifo_at_a_reload_leaves_the_configuration_and_the_signals_in_place() {
+    for arguments in [&[][..], &["--watch"]] {
+        let config = TempFile::new("config.json", DEMO_CONFIG);
+        let mut command = Server::command();
+        command.arg("--config").arg(&config.path).args(arguments);
+        let mut server = Server::spawn(&mut command);
+        make_fifo(&config.path);
+        server.signal("HUP");
+        server.logged("the old configuration stays").await;
+        assert!(is_healthy(server.address).await);
+        server.signal("TERM");
+        assert_eq!(soon("the end", server.ended()).await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_link_to_a_file_is_followed() {
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let link = TempFile::new("link.json", "");
+    fs::remove_file(&link.path).expect("a file");
+    std::os::unix::fs::symlink(&config.path, &link.path).expect("a link");
+    let mut command = Server::command();
+    let server = Server::spawn(command.arg("--config").arg(&link.path));
+    assert!(is_healthy(server.address).await);
 }

@@ -1,20 +1,10 @@
 use std::{
-    error::Error,
-    net::SocketAddr,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    thread,
-    time::Duration,
+    net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, thread, time::Duration,
 };
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use tokio_rustls::rustls::ServerConfig;
-use tower_openai_proxy::Config;
-
-use crate::{print, tls::Files};
+use crate::{print, source::Source, tls::Files};
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -50,12 +40,10 @@ const DEFAULT_CONFIG: &str = "config.json";
 /// So that it can be added to any time.
 const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// What the command line says.
+/// The command line.
 pub(crate) struct Arguments {
-    /// None: the built-in default, as there was no file at the start.
-    config: Option<PathBuf>,
-    watch: bool,
-    tls: Option<Files>,
+    pub(crate) source: Source,
+    pub(crate) watch: bool,
     pub(crate) listen: SocketAddr,
     pub(crate) demo: bool,
     pub(crate) workers: NonZeroUsize,
@@ -63,12 +51,15 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// None where the question was answered already (`--help`, `--version`).
+    /// None where a question was answered (`--help`, `--version`).
     pub(crate) fn parse() -> Result<Option<Self>, lexopt::Error> {
         let mut arguments = Self {
-            config: Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()),
+            source: Source {
+                config: Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()),
+                tls: None,
+                demo_url: None,
+            },
             watch: false,
-            tls: None,
             drain_timeout: Duration::from_secs(30),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             demo: false,
@@ -78,7 +69,7 @@ impl Arguments {
         let mut parser = Parser::from_env();
         while let Some(argument) = parser.next()? {
             match argument {
-                Arg::Long("config") => arguments.config = Some(parser.value()?.into()),
+                Arg::Long("config") => arguments.source.config = Some(parser.value()?.into()),
                 Arg::Long("listen") => {
                     let allowed = "an IP address and a port, such as 127.0.0.1:8000";
                     arguments.listen = value(&mut parser, "--listen", allowed)?;
@@ -109,7 +100,7 @@ impl Arguments {
                 other => return Err(other.unexpected()),
             }
         }
-        arguments.tls = match (certificate, key) {
+        arguments.source.tls = match (certificate, key) {
             (Some(certificate), Some(key)) => Some(Files { certificate, key }),
             (None, None) => None,
             (Some(_), None) => return Err("`--tls-cert` needs `--tls-key` as well".into()),
@@ -117,32 +108,6 @@ impl Arguments {
         };
         Ok(Some(arguments))
     }
-
-    /// Reads all files that are named: the configuration, and what HTTPS is served with.
-    pub(crate) fn load(&self) -> Result<Loaded, Box<dyn Error>> {
-        let config = match &self.config {
-            Some(path) => Config::from_path(path)?,
-            None => Config::default(),
-        };
-        let tls = self.tls.as_ref().map(Files::load).transpose()?;
-        Ok(Loaded { config, tls })
-    }
-
-    /// The files that are to be watched.
-    pub(crate) fn watched(&self) -> Vec<&Path> {
-        if !self.watch {
-            return Vec::new();
-        }
-        let tls = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
-        let files = self.config.iter().chain(tls);
-        files.map(PathBuf::as_path).collect()
-    }
-}
-
-/// What the files say.
-pub(crate) struct Loaded {
-    pub(crate) config: Config,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
 /// The value of an option, or what it must be.

@@ -14,18 +14,21 @@
 mod arguments;
 mod control;
 mod demo;
+mod files;
 mod http2;
 mod linger;
 mod listen;
 mod log;
 mod print;
+mod reload;
 mod serve;
+mod source;
 #[cfg(test)]
 mod tests;
 mod timer;
 mod tls;
 
-use std::{io, net::SocketAddr, process::ExitCode, thread};
+use std::{io, net::SocketAddr, path::Path, process::ExitCode, thread};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -34,8 +37,10 @@ use tokio::{
 use tower_openai_proxy::OpenAiProxyLayer;
 
 use self::{
-    arguments::{Arguments, Loaded},
-    control::{Current, Signals, Source, Watched},
+    arguments::Arguments,
+    control::Signals,
+    reload::{Current, Watched},
+    source::Loaded,
 };
 
 // It costs a stream less memory and a large body less work than most systems' own.
@@ -55,10 +60,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Before they are read, so that no change is missed.
-    let watched = Watched::new(arguments.watched());
+    let watched = arguments.source.paths().into_iter();
+    let watched = watched.filter(|_| arguments.watch).map(Path::to_owned);
+    let watched = Watched::new(watched.collect());
     // Before anything is started.
-    let loaded = match arguments.load() {
+    let loaded = match arguments.source.load() {
         Ok(loaded) => loaded,
         Err(error) => {
             print::error(error);
@@ -69,7 +75,7 @@ pub fn main() -> ExitCode {
         print::error(error);
         return ExitCode::FAILURE;
     }
-    let status = match run(&arguments, watched, loaded) {
+    let status = match run(arguments, watched, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::message(error);
@@ -81,17 +87,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(
-    arguments: &Arguments,
-    watched: Watched<'_>,
+    arguments: Arguments,
+    watched: Watched,
     loaded: Loaded,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let source = Source {
-        arguments,
-        demo_url: match arguments.demo {
-            true => Some(format!("http://{}/v1", start_demo()?)),
-            false => None,
-        },
-    };
+    let mut source = arguments.source;
+    if arguments.demo {
+        source.demo_url = Some(format!("http://{}/v1", start_demo()?));
+    }
     let loaded = source.redirect(loaded)?;
     let layer = OpenAiProxyLayer::from_config(loaded.config).with_health("/health");
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
@@ -117,8 +120,18 @@ fn run(
     let signals = runtime.block_on(async { Signals::new() })?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     print::output(format_args!("listening on {scheme}://{address}"));
-    let current = Current { layer, tls };
-    runtime.block_on(control::run(&source, &current, signals, watched, draining));
+    let current = Current {
+        layer: layer.clone(),
+        tls,
+    };
+    let reload = reload::start(source, current, watched)?;
+    runtime.block_on(control::run(
+        signals,
+        reload,
+        layer,
+        draining,
+        arguments.drain_timeout,
+    ));
     Ok(())
 }
 
