@@ -28,7 +28,14 @@ mod tests;
 mod timer;
 mod tls;
 
-use std::{io, net::SocketAddr, path::Path, process::ExitCode, thread};
+use std::{
+    error::Error,
+    io,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::ExitCode,
+    thread,
+};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -50,22 +57,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Runs the program: reads the command line, serves until it is told to end, and gives the exit status.
 ///
-/// 0 after a drain, 2 where the command line or a file it names can't be used, 1 for anything else.
+/// 0 after a drain, 2 if the command line, a file or the address it names can't be used, 1 for
+/// anything else.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::parse() {
-        Ok(Some(arguments)) => arguments,
+    let prepared = match prepare() {
+        Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => {
-            print::error(format_args!("{error}\nTry --help."));
-            return ExitCode::from(2);
-        }
-    };
-    let watched = arguments.source.paths().into_iter();
-    let watched = watched.filter(|_| arguments.watch).map(Path::to_owned);
-    let watched = Watched::new(watched.collect());
-    // Before anything is started.
-    let loaded = match arguments.source.load() {
-        Ok(loaded) => loaded,
         Err(error) => {
             print::error(error);
             return ExitCode::from(2);
@@ -75,7 +72,7 @@ pub fn main() -> ExitCode {
         print::error(error);
         return ExitCode::FAILURE;
     }
-    let status = match run(arguments, watched, loaded) {
+    let status = match run(prepared) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::message(error);
@@ -86,11 +83,41 @@ pub fn main() -> ExitCode {
     status
 }
 
-fn run(
+/// Everything that can be wrong with how the program was started has been found right.
+struct Prepared {
     arguments: Arguments,
     watched: Watched,
     loaded: Loaded,
-) -> Result<(), Box<dyn std::error::Error>> {
+    listeners: Vec<TcpListener>,
+}
+
+/// None where the command line asked a question, which has been answered.
+fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
+    let arguments = Arguments::parse().map_err(|error| format!("{error}\nTry --help."))?;
+    let Some(arguments) = arguments else {
+        return Ok(None);
+    };
+    let watched = arguments.source.paths().into_iter();
+    let watched = watched.filter(|_| arguments.watch).map(Path::to_owned);
+    let watched = Watched::new(watched.collect());
+    let loaded = arguments.source.load()?;
+    let listeners = listen::bind(arguments.listen, arguments.workers)
+        .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
+    Ok(Some(Prepared {
+        arguments,
+        watched,
+        loaded,
+        listeners,
+    }))
+}
+
+fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
+    let Prepared {
+        arguments,
+        watched,
+        loaded,
+        listeners,
+    } = prepared;
     let mut source = arguments.source;
     if arguments.demo {
         source.demo_url = Some(format!("http://{}/v1", start_demo()?));
@@ -98,12 +125,6 @@ fn run(
     let loaded = source.redirect(loaded)?;
     let layer = OpenAiProxyLayer::from_config(loaded.config).with_health("/health");
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
-    let listeners = listen::bind(arguments.listen, arguments.workers).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {}: {error}", arguments.listen),
-        )
-    })?;
     let address = listeners[0].local_addr()?;
 
     let (draining, receiver) = watch::channel(false);
