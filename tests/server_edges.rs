@@ -14,8 +14,12 @@ use std::{
     time::Duration,
 };
 
-use support::{DEMO_CONFIG, Message, PATIENCE, Server, TempFile, Wire, soon};
+use support::{
+    Backend, DEMO_CONFIG, Message, PATIENCE, Server, TempFile, Unreachable, Wire, config_for,
+    config_of, entry, https, post, soon,
+};
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -267,4 +271,145 @@ async fn a_link_to_a_file_is_followed() {
     let mut command = Server::command();
     let server = Server::spawn(command.arg("--config").arg(&link.path));
     assert!(is_healthy(server.address).await);
+}
+
+// Clients that leave.
+
+#[tokio::test]
+async fn a_client_that_left_is_noticed_whatever_it_sent_before() {
+    for (what, request) in [
+        ("a stray line end", format!("{}\r\n", post("{}"))),
+        (
+            "a pipelined request",
+            format!("{}{}", post("{}"), post("{}")),
+        ),
+        ("a part of one", format!("{}POST", post("{}"))),
+    ] {
+        for is_reset in [false, true] {
+            let backend = Backend::start().await;
+            let server = Server::start(&config_for(&backend));
+            let mut client = Wire::connect(server.address).await;
+            client.send(&request).await;
+            let mut wire = backend.accept().await;
+            wire.request().await;
+            match is_reset {
+                true => client.reset(),
+                // It might still read.
+                false => client.stream.shutdown().await.expect("a socket"),
+            }
+            let log = server.logged("end=").await;
+            assert!(log.contains("end=\"client left\""), "{what}: {log}");
+            wire.closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_left_is_noticed_though_nobody_takes_its_upload() {
+    let hangs = Unreachable::start().await;
+    let config = config_of(
+        &[entry("LLM1", hangs.address, "")],
+        r#""connect_timeout":300"#,
+    );
+    let server = Server::start(&config);
+    let mut client = Wire::connect(server.address).await;
+    client.send(post(&"x".repeat(50_000))).await;
+    assert!(client.is_silent().await);
+    client.stream.shutdown().await.expect("a socket");
+    server.logged("end=\"client left\"").await;
+    client.rest().await;
+}
+
+#[tokio::test]
+async fn a_client_that_left_is_noticed_over_tls() {
+    let backend = Backend::start().await;
+    let server = https::start(&config_for(&backend), ["good.pem", "leaf.key"]);
+    let mut client = https::connect(server.address, &["http/1.1"]).await;
+    client.send(format!("{}{}", post("{}"), post("{}"))).await;
+    let mut wire = backend.accept().await;
+    wire.request().await;
+    drop(client);
+    server.logged("end=\"client left\"").await;
+    wire.closed().await;
+}
+
+// Heads.
+
+#[tokio::test]
+async fn a_head_has_64_kib_at_most() {
+    const REST: usize = "GET /health HTTP/1.1\r\nHost: a\r\nx: \r\n\r\n".len();
+    let server = Server::demo(&[]);
+    for (size, status) in [
+        (60_000, "200"),
+        (64 * 1024, "200"),
+        (64 * 1024 + 1, "431"),
+        (100_000, "431"),
+        (400_000, "431"),
+    ] {
+        let long = "x".repeat(size - REST);
+        let head = format!("GET /health HTTP/1.1\r\nHost: a\r\nx: {long}\r\n\r\n");
+        let client = Wire::connect(server.address).await;
+        let answer = client.send_aside(head.into()).head().await;
+        let start = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&start), "{size}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_1_has_exactly_one_host() {
+    let server = Server::demo(&[]);
+    let credentials = "Authorization: Bearer sk-test";
+    for path in ["/health", "/v1/chat/completions"] {
+        for (version, hosts, is_served) in [
+            ("1.1", "Host: a\r\n", true),
+            ("1.1", "", false),
+            ("1.1", "Host: a\r\nHost: a\r\n", false),
+            ("1.1", "Host: a\r\nHost: b\r\n", false),
+            ("1.0", "", true),
+            ("1.0", "Host: a\r\n", true),
+            ("1.0", "Host: a\r\nHost: b\r\n", false),
+        ] {
+            let mut client = Wire::connect(server.address).await;
+            let request = format!("GET {path} HTTP/{version}\r\n{hosts}{credentials}\r\n\r\n");
+            client.send(&request).await;
+            let answer = client.response().await;
+            if is_served {
+                assert_eq!(answer.status(), 200, "{request}");
+            } else {
+                assert_eq!(answer.status(), 400, "{request}");
+                assert_eq!(answer.error_code(), "http_request_error");
+                client.closed().await;
+            }
+        }
+    }
+}
+
+// Descriptors.
+
+#[tokio::test]
+async fn idle_connections_make_room_where_descriptors_run_short() {
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 64; exec "$0" "$@""#]);
+    command.arg(support::example("server"));
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--config"]);
+    let server = Server::spawn(command.arg(&config.path).env_remove("RUST_LOG"));
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        let mut client = Wire::connect(server.address).await;
+        client.send(HEALTH).await;
+        assert_eq!(client.response().await.status(), 200);
+        idle.push(client);
+    }
+    let mut late = Vec::new();
+    for _ in 0..40 {
+        let mut client = Wire::connect(server.address).await;
+        client.send(HEALTH).await;
+        late.push(client);
+    }
+    for client in &mut late {
+        assert_eq!(client.response().await.status(), 200);
+    }
+    server.logged("cannot accept connections").await;
+    idle[0].closed().await;
 }

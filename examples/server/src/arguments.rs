@@ -21,7 +21,11 @@ Usage: server [OPTIONS]
                       with the configuration
       --workers N     threads that serve, each with its own connections; default: the cores
       --drain-timeout SECONDS
-                      what exchanges in flight get after SIGTERM or SIGINT; default: 30
+                      how long requests in flight may take after SIGTERM or SIGINT;
+                      default: 30
+      --keep-alive SECONDS
+                      how long a client's connection may be idle between requests;
+                      default: 620
   -h, --help          print this
   -V, --version       print the version
 
@@ -37,8 +41,8 @@ const VERSION: &str = concat!("tower-openai-proxy ", env!("CARGO_PKG_VERSION"));
 
 const DEFAULT_CONFIG: &str = "config.json";
 
-/// So that it can be added to any time.
-const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Longer durations are clamped, so that they can be added to any time.
+const MAX_SECONDS: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The command line.
 pub(crate) struct Arguments {
@@ -48,6 +52,7 @@ pub(crate) struct Arguments {
     pub(crate) demo: bool,
     pub(crate) workers: NonZeroUsize,
     pub(crate) drain_timeout: Duration,
+    pub(crate) keep_alive: Duration,
 }
 
 impl Arguments {
@@ -61,6 +66,7 @@ impl Arguments {
             },
             watch: false,
             drain_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(620),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             demo: false,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -79,11 +85,10 @@ impl Arguments {
                 Arg::Long("tls-cert") => certificate = Some(parser.value()?.into()),
                 Arg::Long("tls-key") => key = Some(parser.value()?.into()),
                 Arg::Long("drain-timeout") => {
-                    let allowed = "a number of seconds, 0 or more";
-                    let seconds = value(&mut parser, "--drain-timeout", allowed)?;
-                    arguments.drain_timeout = Duration::try_from_secs_f64(seconds)
-                        .map_err(|_| format!("`--drain-timeout` must be {allowed}"))?
-                        .min(MAX_DRAIN_TIMEOUT);
+                    arguments.drain_timeout = seconds(&mut parser, "--drain-timeout")?;
+                }
+                Arg::Long("keep-alive") => {
+                    arguments.keep_alive = seconds(&mut parser, "--keep-alive")?;
                 }
                 Arg::Long("workers") => {
                     let allowed = "a whole number, 1 or more";
@@ -115,4 +120,14 @@ fn value<T: FromStr>(parser: &mut Parser, option: &str, allowed: &str) -> Result
     let value = parser.value()?.string()?;
     let parsed = value.parse();
     parsed.map_err(|_| format!("`{option} {value}`: it must be {allowed}").into())
+}
+
+/// The value of an option that is a duration.
+fn seconds(parser: &mut Parser, option: &str) -> Result<Duration, lexopt::Error> {
+    let allowed = "a number of seconds, 0 or more";
+    let seconds = value(parser, option, allowed)?;
+    let duration = Duration::try_from_secs_f64(seconds);
+    Ok(duration
+        .map_err(|_| format!("`{option} {seconds}`: it must be {allowed}"))?
+        .min(MAX_SECONDS))
 }

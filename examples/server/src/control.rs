@@ -7,6 +7,7 @@ use tower_openai_proxy::OpenAiProxyLayer;
 
 use self::signals::Signal;
 pub(crate) use self::signals::Signals;
+use crate::notice::Notice;
 
 /// Asks for reloads until the server is told to end. Then drains: returns when everything in flight
 /// has ended, or after `drain_timeout`.
@@ -14,7 +15,7 @@ pub(crate) async fn run(
     mut signals: Signals,
     reload: SyncSender<()>,
     layer: OpenAiProxyLayer,
-    draining: watch::Sender<bool>,
+    notices: watch::Sender<Notice>,
     drain_timeout: Duration,
 ) {
     while let Signal::Reload = signals.next().await {
@@ -24,9 +25,9 @@ pub(crate) async fn run(
 
     tracing::info!("draining");
     layer.drain();
-    draining.send_replace(true);
-    // Each worker keeps its receiver for as long as something is in flight.
-    let drained = timeout(drain_timeout, draining.closed()).await;
+    notices.send_modify(|notice| notice.is_draining = true);
+    // Each connection keeps its receiver for as long as something is in flight.
+    let drained = timeout(drain_timeout, notices.closed()).await;
     if drained.is_err() {
         tracing::warn!("exchanges were still in flight");
     }

@@ -12,20 +12,20 @@
 //! nothing is shared or locked on the way of a request.
 
 mod arguments;
+mod connection;
 mod control;
 mod demo;
 mod files;
-mod http2;
-mod linger;
 mod listen;
 mod log;
+mod notice;
 mod print;
 mod reload;
 mod serve;
+mod socket;
 mod source;
 #[cfg(test)]
 mod tests;
-mod timer;
 mod tls;
 
 use std::{
@@ -47,6 +47,7 @@ use self::{
     arguments::Arguments,
     control::Signals,
     reload::{Current, Watched},
+    serve::Options,
     source::Loaded,
 };
 
@@ -127,15 +128,18 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
     let address = listeners[0].local_addr()?;
 
-    let (draining, receiver) = watch::channel(false);
+    let options = Options {
+        tls: current_tls,
+        keep_alive: arguments.keep_alive,
+        notices: watch::Sender::default(),
+    };
     for listener in listeners {
         let layer = layer.with_own_connections();
-        let (tls, draining) = (current_tls.clone(), receiver.clone());
+        let options = options.clone();
         let runtime = runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
-        worker.spawn(move || runtime.block_on(serve::accept(listener, tls, layer, draining)))?;
+        worker.spawn(move || runtime.block_on(serve::accept(listener, layer, options)))?;
     }
-    drop(receiver);
     let runtime = runtime()?;
     // Before anybody can know that there is a server to signal to.
     let signals = runtime.block_on(async { Signals::new() })?;
@@ -150,7 +154,7 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         signals,
         reload,
         layer,
-        draining,
+        options.notices,
         arguments.drain_timeout,
     ));
     Ok(())
