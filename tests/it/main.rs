@@ -19,6 +19,7 @@ mod requests;
 mod responses;
 mod secrets;
 mod server;
+mod server_edges;
 mod server_tls;
 mod stack;
 mod support;

@@ -1,20 +1,10 @@
 use std::{
-    error::Error,
-    net::SocketAddr,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    thread,
-    time::Duration,
+    net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, thread, time::Duration,
 };
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use tokio_rustls::rustls::ServerConfig;
-use tower_openai_proxy::Config;
-
-use crate::tls::Files;
+use crate::{print, source::Source, tls::Files};
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -31,7 +21,11 @@ Usage: server [OPTIONS]
                       with the configuration
       --workers N     threads that serve, each with its own connections; default: the cores
       --drain-timeout SECONDS
-                      what exchanges in flight get after SIGTERM or SIGINT; default: 30
+                      how long requests in flight may take after SIGTERM or SIGINT;
+                      default: 30
+      --keep-alive SECONDS
+                      how long a client's connection may be idle between requests;
+                      default: 620
   -h, --help          print this
   -V, --version       print the version
 
@@ -43,31 +37,36 @@ Environment:
 With --demo some models are answered with errors: demo-401, demo-404, demo-429, demo-500,
 demo-break (breaks off), demo-silent (falls silent).";
 
+const VERSION: &str = concat!("tower-openai-proxy ", env!("CARGO_PKG_VERSION"));
+
 const DEFAULT_CONFIG: &str = "config.json";
 
-/// So that it can be added to any time.
-const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Longer durations are clamped, so that they can be added to any time.
+const MAX_SECONDS: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// What the command line says.
+/// The command line.
 pub(crate) struct Arguments {
-    /// None: the built-in default, as there was no file at the start.
-    config: Option<PathBuf>,
-    watch: bool,
-    tls: Option<Files>,
+    pub(crate) source: Source,
+    pub(crate) watch: bool,
     pub(crate) listen: SocketAddr,
     pub(crate) demo: bool,
     pub(crate) workers: NonZeroUsize,
     pub(crate) drain_timeout: Duration,
+    pub(crate) keep_alive: Duration,
 }
 
 impl Arguments {
-    /// None where the question was answered already (`--help`, `--version`).
+    /// None where a question was answered (`--help`, `--version`).
     pub(crate) fn parse() -> Result<Option<Self>, lexopt::Error> {
         let mut arguments = Self {
-            config: Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()),
+            source: Source {
+                config: Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()),
+                tls: None,
+                demo_url: None,
+            },
             watch: false,
-            tls: None,
             drain_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(620),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             demo: false,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -76,7 +75,7 @@ impl Arguments {
         let mut parser = Parser::from_env();
         while let Some(argument) = parser.next()? {
             match argument {
-                Arg::Long("config") => arguments.config = Some(parser.value()?.into()),
+                Arg::Long("config") => arguments.source.config = Some(parser.value()?.into()),
                 Arg::Long("listen") => {
                     let allowed = "an IP address and a port, such as 127.0.0.1:8000";
                     arguments.listen = value(&mut parser, "--listen", allowed)?;
@@ -86,28 +85,27 @@ impl Arguments {
                 Arg::Long("tls-cert") => certificate = Some(parser.value()?.into()),
                 Arg::Long("tls-key") => key = Some(parser.value()?.into()),
                 Arg::Long("drain-timeout") => {
-                    let allowed = "a number of seconds, 0 or more";
-                    let seconds = value(&mut parser, "--drain-timeout", allowed)?;
-                    arguments.drain_timeout = Duration::try_from_secs_f64(seconds)
-                        .map_err(|_| format!("`--drain-timeout` must be {allowed}"))?
-                        .min(MAX_DRAIN_TIMEOUT);
+                    arguments.drain_timeout = seconds(&mut parser, "--drain-timeout")?;
+                }
+                Arg::Long("keep-alive") => {
+                    arguments.keep_alive = seconds(&mut parser, "--keep-alive")?;
                 }
                 Arg::Long("workers") => {
                     let allowed = "a whole number, 1 or more";
                     arguments.workers = value(&mut parser, "--workers", allowed)?;
                 }
                 Arg::Short('h') | Arg::Long("help") => {
-                    println!("{HELP}");
+                    print::output(HELP);
                     return Ok(None);
                 }
                 Arg::Short('V') | Arg::Long("version") => {
-                    println!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+                    print::output(VERSION);
                     return Ok(None);
                 }
                 other => return Err(other.unexpected()),
             }
         }
-        arguments.tls = match (certificate, key) {
+        arguments.source.tls = match (certificate, key) {
             (Some(certificate), Some(key)) => Some(Files { certificate, key }),
             (None, None) => None,
             (Some(_), None) => return Err("`--tls-cert` needs `--tls-key` as well".into()),
@@ -115,32 +113,6 @@ impl Arguments {
         };
         Ok(Some(arguments))
     }
-
-    /// Reads all files that are named: the configuration, and what HTTPS is served with.
-    pub(crate) fn load(&self) -> Result<Loaded, Box<dyn Error>> {
-        let config = match &self.config {
-            Some(path) => Config::from_path(path)?,
-            None => Config::default(),
-        };
-        let tls = self.tls.as_ref().map(Files::load).transpose()?;
-        Ok(Loaded { config, tls })
-    }
-
-    /// The files that are to be watched.
-    pub(crate) fn watched(&self) -> Vec<&Path> {
-        if !self.watch {
-            return Vec::new();
-        }
-        let tls = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
-        let files = self.config.iter().chain(tls);
-        files.map(PathBuf::as_path).collect()
-    }
-}
-
-/// What the files say.
-pub(crate) struct Loaded {
-    pub(crate) config: Config,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
 /// The value of an option, or what it must be.
@@ -148,4 +120,14 @@ fn value<T: FromStr>(parser: &mut Parser, option: &str, allowed: &str) -> Result
     let value = parser.value()?.string()?;
     let parsed = value.parse();
     parsed.map_err(|_| format!("`{option} {value}`: it must be {allowed}").into())
+}
+
+/// The value of an option that is a duration.
+fn seconds(parser: &mut Parser, option: &str) -> Result<Duration, lexopt::Error> {
+    let allowed = "a number of seconds, 0 or more";
+    let seconds = value(parser, option, allowed)?;
+    let duration = Duration::try_from_secs_f64(seconds);
+    Ok(duration
+        .map_err(|_| format!("`{option} {seconds}`: it must be {allowed}"))?
+        .min(MAX_SECONDS))
 }

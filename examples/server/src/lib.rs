@@ -12,19 +12,30 @@
 //! nothing is shared or locked on the way of a request.
 
 mod arguments;
+mod connection;
 mod control;
 mod demo;
-mod http2;
-mod linger;
+mod files;
 mod listen;
 mod log;
+mod notice;
+mod print;
+mod reload;
 mod serve;
+mod socket;
+mod source;
 #[cfg(test)]
 mod tests;
-mod timer;
 mod tls;
 
-use std::{io, net::SocketAddr, process::ExitCode, thread};
+use std::{
+    error::Error,
+    io,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::ExitCode,
+    thread,
+};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -33,8 +44,11 @@ use tokio::{
 use tower_openai_proxy::{OpenAiProxyLayer, observe::access_log};
 
 use self::{
-    arguments::{Arguments, Loaded},
-    control::{Current, Signals, Source, Watched},
+    arguments::Arguments,
+    control::Signals,
+    reload::{Current, Watched},
+    serve::Options,
+    source::Loaded,
 };
 
 // It costs a stream less memory and a large body less work than most systems' own.
@@ -44,83 +58,108 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Runs the program: reads the command line, serves until it is told to end, and gives the exit status.
 ///
-/// 0 after a drain, 2 where the command line or a file it names can't be used, 1 for anything else.
+/// 0 after a drain, 2 if the command line, a file or the address it names can't be used, 1 for
+/// anything else.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::parse() {
-        Ok(Some(arguments)) => arguments,
+    let prepared = match prepare() {
+        Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}\nTry --help.");
+            print::error(error);
             return ExitCode::from(2);
         }
     };
-    // Before they are read, so that no change is missed.
-    let watched = Watched::new(arguments.watched());
-    // Before anything is started.
-    let loaded = match arguments.load() {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
-    log::start();
-    let result = run(&arguments, watched, loaded);
-    log::flush();
-    match result {
+    if let Err(error) = log::start() {
+        print::error(error);
+        return ExitCode::FAILURE;
+    }
+    let status = match run(prepared) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            log::message(error);
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush();
+    status
 }
 
-fn run(
-    arguments: &Arguments,
-    watched: Watched<'_>,
+/// Everything that can be wrong with how the program was started has been found right.
+struct Prepared {
+    arguments: Arguments,
+    watched: Watched,
     loaded: Loaded,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let source = Source {
-        arguments,
-        demo_url: match arguments.demo {
-            true => Some(format!("http://{}/v1", start_demo()?)),
-            false => None,
-        },
+    listeners: Vec<TcpListener>,
+}
+
+/// None where the command line asked a question, which has been answered.
+fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
+    let arguments = Arguments::parse().map_err(|error| format!("{error}\nTry --help."))?;
+    let Some(arguments) = arguments else {
+        return Ok(None);
     };
+    let watched = arguments.source.paths().into_iter();
+    let watched = watched.filter(|_| arguments.watch).map(Path::to_owned);
+    let watched = Watched::new(watched.collect());
+    let loaded = arguments.source.load()?;
+    let listeners = listen::bind(arguments.listen, arguments.workers)
+        .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
+    Ok(Some(Prepared {
+        arguments,
+        watched,
+        loaded,
+        listeners,
+    }))
+}
+
+fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
+    let Prepared {
+        arguments,
+        watched,
+        loaded,
+        listeners,
+    } = prepared;
+    let mut source = arguments.source;
+    if arguments.demo {
+        source.demo_url = Some(format!("http://{}/v1", start_demo()?));
+    }
     let loaded = source.redirect(loaded)?;
     let layer = OpenAiProxyLayer::builder(loaded.config)
         .health("/health")
         .observer(access_log)
         .build();
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
-    let listeners = listen::bind(arguments.listen, arguments.workers).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {}: {error}", arguments.listen),
-        )
-    })?;
     let address = listeners[0].local_addr()?;
 
-    let (draining, receiver) = watch::channel(false);
+    let options = Options {
+        tls: current_tls,
+        keep_alive: arguments.keep_alive,
+        notices: watch::Sender::default(),
+    };
     for listener in listeners {
         let layer = layer.with_separate_pool();
-        let (tls, draining) = (current_tls.clone(), receiver.clone());
+        let options = options.clone();
         let runtime = runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
-        worker.spawn(move || runtime.block_on(serve::accept(listener, tls, layer, draining)))?;
+        worker.spawn(move || runtime.block_on(serve::accept(listener, layer, options)))?;
     }
-    drop(receiver);
     let runtime = runtime()?;
     // Before anybody can know that there is a server to signal to.
     let signals = runtime.block_on(async { Signals::new() })?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    println!("listening on {scheme}://{address}");
+    print::output(format_args!("listening on {scheme}://{address}"));
     let current = Current {
         proxy: layer.handle(),
         tls,
     };
-    runtime.block_on(control::run(&source, &current, signals, watched, draining));
+    let reload = reload::start(source, current, watched)?;
+    runtime.block_on(control::run(
+        signals,
+        reload,
+        layer.handle(),
+        options.notices,
+        arguments.drain_timeout,
+    ));
     Ok(())
 }
 

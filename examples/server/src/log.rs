@@ -1,14 +1,17 @@
 //! Logs on standard error that cost the workers next to nothing: a line is formatted into a shared
-//! buffer, and a thread of its own writes the buffer out ten times a second.
+//! buffer, and a separate thread writes the buffer out ten times a second.
 //!
-//! `RUST_LOG` says what is logged. Below `info` only the proxy's own targets are heard: those of
-//! the HTTP and TLS libraries would print header fields, and with them keys.
+//! A standard error that blocks or fails never holds a worker up: lines wait in the buffer, and
+//! when that is full, further ones are dropped and counted.
+//!
+//! `RUST_LOG` says what is logged. Below `info` only this project's own targets are enabled: those
+//! of the HTTP and TLS libraries would print header fields, and with them keys.
 
 use std::{
     cell::RefCell,
     fmt::{self, Write as _},
     io::{self, Write as _},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{self, Duration},
 };
@@ -30,16 +33,47 @@ use tracing_subscriber::{
 
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A buffer of this size is written out by the thread that has filled it.
-const BUFFER_SIZE: usize = 256 * 1024;
+/// A buffer of this size is written out at once.
+const WRITE_SIZE: usize = 256 * 1024;
+
+/// The most that may wait to be written, lines that are being written included.
+const MAX_WAITING: usize = 1024 * 1024;
+
+/// How long the end of the program waits for standard error.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The targets that may say more than `info`: they never print a header field or a body.
 const OWN_TARGETS: [&str; 2] = ["tower_openai_proxy", "tower_openai_proxy_server"];
 
-static BUFFER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static BUFFER: Mutex<Buffer> = Mutex::new(Buffer {
+    lines: Vec::new(),
+    writing: 0,
+    dropped: 0,
+    is_ending: false,
+    is_failing: false,
+});
 
-/// Begins to log what `RUST_LOG` asks for.
-pub(crate) fn start() {
+/// Wakes the writer before its time.
+static WAKE: Condvar = Condvar::new();
+
+/// Tells that the writer has written, or failed to.
+static WRITTEN: Condvar = Condvar::new();
+
+/// What waits to be written.
+struct Buffer {
+    lines: Vec<u8>,
+    /// The bytes that the writer has taken and not written yet.
+    writing: usize,
+    /// The lines that found no room.
+    dropped: u64,
+    /// The program waits for the last lines.
+    is_ending: bool,
+    /// The last write failed.
+    is_failing: bool,
+}
+
+/// Starts to log what `RUST_LOG` asks for. Fails where no thread can be started.
+pub(crate) fn start() -> io::Result<()> {
     let wanted = std::env::var("RUST_LOG").ok();
     let wanted = wanted.filter(|wanted| !wanted.is_empty());
     let info = Targets::new().with_default(Level::INFO);
@@ -66,18 +100,11 @@ pub(crate) fn start() {
         logs.with(Lines).init();
     }
     let writer = thread::Builder::new().name("log".to_owned());
-    let started = writer.spawn(|| {
-        loop {
-            thread::sleep(WRITE_INTERVAL);
-            flush();
-        }
-    });
-    if let Err(error) = started {
-        tracing::warn!(%error, "logs are written late");
-    }
+    writer.spawn(write_lines)?;
     if let Some(error) = mistake {
         tracing::warn!(%error, "RUST_LOG is not understood; logging at info");
     }
+    Ok(())
 }
 
 /// What a value of `RUST_LOG` asks for. A word that is no level would be taken for a target, and a
@@ -99,27 +126,91 @@ fn is_own(target: &str) -> bool {
     OWN_TARGETS.iter().any(|own| root == Some(own))
 }
 
-/// Writes out what has been logged so far.
+/// Logs a message as it stands, whatever `RUST_LOG` says.
+pub(crate) fn message(message: impl fmt::Display) {
+    log(format!("{message}\n").as_bytes());
+}
+
+/// Waits until everything logged so far is written, unless standard error fails or blocks. Called
+/// once, at the end of the program.
 pub(crate) fn flush() {
-    let lines = std::mem::take(&mut *buffer());
-    if !lines.is_empty() {
-        // There is nowhere to report a failure to.
-        let _ = io::stderr().lock().write_all(&lines);
+    let mut buffer = buffer();
+    buffer.is_ending = true;
+    WAKE.notify_one();
+    let waits = |buffer: &mut Buffer| {
+        let is_written = buffer.lines.is_empty() && buffer.writing == 0;
+        !is_written && !buffer.is_failing
+    };
+    let _ = WRITTEN.wait_timeout_while(buffer, FLUSH_TIMEOUT, waits);
+}
+
+/// Writes lines out for as long as the program runs.
+fn write_lines() {
+    let mut lines = Vec::new();
+    let mut written = 0;
+    loop {
+        {
+            let waits = |buffer: &mut Buffer| {
+                let is_urgent = buffer.is_ending && !buffer.lines.is_empty();
+                buffer.is_failing || !is_urgent && buffer.lines.len() < WRITE_SIZE
+            };
+            let woken = WAKE.wait_timeout_while(buffer(), WRITE_INTERVAL, waits);
+            let (mut buffer, _) = woken.unwrap_or_else(PoisonError::into_inner);
+            if written == lines.len() {
+                lines.clear();
+                written = 0;
+                std::mem::swap(&mut lines, &mut buffer.lines);
+                buffer.writing = lines.len();
+            }
+        }
+        let is_failing = write(&lines, &mut written).is_err();
+        let dropped = {
+            let mut buffer = buffer();
+            buffer.is_failing = is_failing;
+            buffer.writing = lines.len() - written;
+            WRITTEN.notify_all();
+            match buffer.writing {
+                0 => std::mem::take(&mut buffer.dropped),
+                _ => 0,
+            }
+        };
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "log lines dropped while standard error was blocked"
+            );
+        }
     }
 }
 
-fn buffer() -> MutexGuard<'static, Vec<u8>> {
+/// Writes on from where the last write ended.
+fn write(lines: &[u8], written: &mut usize) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    while *written < lines.len() {
+        match stderr.write(&lines[*written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => *written += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn buffer() -> MutexGuard<'static, Buffer> {
     BUFFER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn log(line: &[u8]) {
-    let is_full = {
-        let mut buffer = buffer();
-        buffer.extend_from_slice(line);
-        buffer.len() > BUFFER_SIZE
-    };
-    if is_full {
-        flush();
+    let mut buffer = buffer();
+    let before = buffer.lines.len();
+    if buffer.writing + before + line.len() > MAX_WAITING {
+        buffer.dropped += 1;
+        return;
+    }
+    buffer.lines.extend_from_slice(line);
+    if before < WRITE_SIZE && buffer.lines.len() >= WRITE_SIZE {
+        WAKE.notify_one();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections on which no request comes, on paused time.
+//! Connections on which no request comes, and the end of others, on paused time.
 
 use std::{
     net::SocketAddr,
@@ -25,28 +25,54 @@ use tokio_rustls::{
         pki_types::{CertificateDer, pem::PemObject},
     },
 };
-use tower_openai_proxy::{Config, OpenAiProxyLayer};
+use tower_openai_proxy::{BackendConfig, Config, OpenAiProxyLayer};
 
-use crate::{serve, tls};
+use crate::{
+    notice::Notice,
+    serve::{self, Options},
+    tls,
+};
 
-/// Starts the server on this program's runtime.
+const KEEP_ALIVE: Duration = Duration::from_secs(620);
+const GET_HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
+
+/// A server on this program's runtime.
+struct Server {
+    address: SocketAddr,
+    notices: watch::Sender<Notice>,
+}
+
+impl Server {
+    fn start(config: Config, tls: Option<Arc<ServerConfig>>, keep_alive: Duration) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket");
+        let address = listener.local_addr().expect("bound");
+        let layer = OpenAiProxyLayer::builder(config).health("/health").build();
+        let notices = watch::Sender::default();
+        let (reload, tls) = tls.map(watch::channel).unzip();
+        let options = Options {
+            tls,
+            keep_alive,
+            notices: notices.clone(),
+        };
+        tokio::spawn(async move {
+            let _no_reload = reload;
+            serve::accept(listener, layer, options).await
+        });
+        Self { address, notices }
+    }
+
+    fn drain(&self) {
+        self.notices.send_modify(|notice| notice.is_draining = true);
+    }
+}
+
 fn start() -> SocketAddr {
     start_with(None)
 }
 
 fn start_with(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.set_nonblocking(true).expect("a socket");
-    let address = listener.local_addr().expect("bound");
-    let layer = OpenAiProxyLayer::builder(Config::default())
-        .health("/health")
-        .build();
-    tokio::spawn(async move {
-        let (_not_draining, draining) = watch::channel(false);
-        let (_no_reload, tls) = tls.map(watch::channel).unzip();
-        serve::accept(listener, tls, layer, draining).await
-    });
-    address
+    Server::start(Config::default(), tls, KEEP_ALIVE).address
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
@@ -134,11 +160,211 @@ async fn a_head_that_comes_drop_by_drop_is_closed_after_30_s() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_request_has_30_s_of_its_own() {
-    let request = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
-    let pieces = [request, request, "GET /he"];
+    let pieces = [GET_HEALTH, GET_HEALTH, "GET /he"];
     let (seconds, received) = closed_after(&pieces, Duration::from_secs(20)).await;
     assert_eq!(received.matches("200 OK").count(), 2, "{received}");
-    assert!((60..=90).contains(&seconds), "{seconds} s");
+    assert_eq!(seconds, 60 + 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_that_ends_a_long_idle_time_has_30_s_from_its_first_byte_on() {
+    let mut client = connect(start()).await;
+    client.write_all(GET_HEALTH.as_bytes()).await.expect("open");
+    sleep(Duration::from_secs(300)).await;
+    let drops: Vec<&[u8]> = GET_HEALTH.as_bytes().chunks(1).collect();
+    let (seconds, received) = ended_after(client, &drops, Duration::from_secs(7)).await;
+    let received = String::from_utf8_lossy(&received);
+    assert_eq!(received.matches("200 OK").count(), 1, "{received}");
+    assert_eq!(seconds, 7 + 30);
+}
+
+// Idle connections.
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_idle_after_an_exchange_is_closed_after_keep_alive() {
+    let (seconds, received) = closed_after(&[GET_HEALTH], Duration::ZERO).await;
+    assert!(received.contains("200 OK"), "{received}");
+    assert_eq!(seconds, 620);
+
+    let tls = connect_tls("http/1.1").await;
+    let (seconds, _) = ended_after(tls, &[GET_HEALTH.as_bytes()], Duration::ZERO).await;
+    assert_eq!(seconds, 620);
+
+    let server = Server::start(Config::default(), None, Duration::from_secs(7));
+    let client = connect(server.address).await;
+    let pieces = [GET_HEALTH.as_bytes(); 3];
+    let (seconds, _) = ended_after(client, &pieces, Duration::from_secs(5)).await;
+    assert_eq!(seconds, 3 * 5 + 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_connection_that_only_answers_pings_is_closed_after_keep_alive() {
+    let stream = TokioIo::new(connect(start()).await);
+    let http2 = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+    let (mut sender, connection) = http2.await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = Request::get("http://proxy.test/health").body(Empty::<Bytes>::new());
+    let answer = sender.send_request(request.expect("a request")).await;
+    answer
+        .expect("an answer")
+        .into_body()
+        .collect()
+        .await
+        .expect("a body");
+    let idle_since = Instant::now();
+    connection.await.expect("no panic").expect("a proper end");
+    assert_eq!(idle_since.elapsed().as_secs(), 620);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_are_idle_longest_end_first_where_descriptors_run_short() {
+    let server = Server::start(Config::default(), None, KEEP_ALIVE);
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = connect(server.address).await;
+        client.write_all(GET_HEALTH.as_bytes()).await.expect("open");
+        let http2 = hyper::client::conn::http2::handshake(
+            TokioExecutor::new(),
+            TokioIo::new(connect(server.address).await),
+        );
+        let (mut sender, connection) = http2.await.expect("HTTP/2");
+        let connection = tokio::spawn(connection);
+        let request = Request::get("http://proxy.test/health").body(Empty::<Bytes>::new());
+        let answer = sender.send_request(request.expect("a request")).await;
+        answer
+            .expect("an answer")
+            .into_body()
+            .collect()
+            .await
+            .expect("a body");
+        clients.push((client, sender, connection));
+        sleep(Duration::from_secs(10)).await;
+    }
+    let idle_since = Instant::now() - Duration::from_secs(15);
+    server
+        .notices
+        .send_modify(|notice| notice.idle_since = Some(idle_since));
+    let (mut second, _sender, still_open) = clients.pop().expect("two");
+    let (mut first, _, ended) = clients.pop().expect("two");
+    let start = Instant::now();
+    first
+        .read_to_end(&mut Vec::new())
+        .await
+        .expect("a proper end");
+    ended.await.expect("no panic").expect("a proper end");
+    assert_eq!(start.elapsed().as_secs(), 0);
+    sleep(Duration::from_secs(10)).await;
+    assert!(!still_open.is_finished());
+    second.write_all(GET_HEALTH.as_bytes()).await.expect("open");
+    let mut received = vec![0; 4096];
+    let mut length = 0;
+    while received[..length]
+        .windows(6)
+        .filter(|part| part == b"200 OK")
+        .count()
+        < 2
+    {
+        let more = second.read(&mut received[length..]).await.expect("open");
+        assert!(more > 0, "closed");
+        length += more;
+    }
+}
+
+// Draining.
+
+/// Starts a server whose one backend is the test's.
+async fn start_before_backend() -> (Server, tokio::net::TcpListener) {
+    let backend = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let url = format!("http://{}", backend.local_addr().expect("bound"));
+    let config = Config::builder().backend(BackendConfig::new("LLM1", url));
+    let config = config.build().expect("usable");
+    (Server::start(config, None, KEEP_ALIVE), backend)
+}
+
+const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\napi-key: k\r\nContent-Length: 2\r\n\r\n{}";
+
+/// Takes the request, and answers it with half a body.
+async fn begin_answer(backend: &tokio::net::TcpListener) -> TcpStream {
+    let (mut backend, _) = backend.accept().await.expect("a connection");
+    let length = backend.read(&mut [0; 4096]).await;
+    assert!(length.expect("open") > 0, "no request");
+    let half = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no";
+    backend.write_all(half).await.expect("open");
+    backend
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_draining_a_connection_is_closed_behind_its_last_answer() {
+    let (server, backend) = start_before_backend().await;
+    let mut client = connect(server.address).await;
+    client.write_all(POST.as_bytes()).await.expect("open");
+    let mut backend = begin_answer(&backend).await;
+    sleep(Duration::from_secs(1)).await;
+    server.drain();
+    sleep(Duration::from_secs(10)).await;
+    backend.write_all(b"k").await.expect("open");
+    let start = Instant::now();
+    let mut received = Vec::new();
+    client
+        .read_to_end(&mut received)
+        .await
+        .expect("a proper end");
+    assert!(received.ends_with(b"\r\n\r\nok"));
+    assert_eq!(start.elapsed().as_secs(), 0);
+    // The client leaves its side open.
+    server.notices.closed().await;
+    assert_eq!(start.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_made_while_draining_gets_one_answer() {
+    let server = Server::start(Config::default(), None, KEEP_ALIVE);
+    server.drain();
+    sleep(Duration::from_secs(1)).await;
+    let client = connect(server.address).await;
+    let pieces = [GET_HEALTH.as_bytes()];
+    let (seconds, received) = ended_after(client, &pieces, Duration::ZERO).await;
+    let received = String::from_utf8_lossy(&received).to_lowercase();
+    assert!(received.contains("200 ok"), "{received}");
+    assert!(received.contains("\r\nconnection: close\r\n"), "{received}");
+    assert_eq!(seconds, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_http2_client_that_answers_nothing_holds_up_no_drain() {
+    let server = Server::start(Config::default(), None, KEEP_ALIVE);
+    let mut client = connect(server.address).await;
+    let request = headers(END_STREAM | END_HEADERS, HEALTH);
+    let opening = [PREFACE, SETTINGS, &request].concat();
+    client.write_all(&opening).await.expect("open");
+    sleep(Duration::from_secs(5)).await;
+    server.drain();
+    let start = Instant::now();
+    let _ = client.read_to_end(&mut Vec::new()).await;
+    server.notices.closed().await;
+    assert_eq!(start.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_exchange_outlives_the_ping_that_drains_its_connection() {
+    let (server, backend) = start_before_backend().await;
+    let mut client = connect(server.address).await;
+    let request = headers(END_HEADERS | END_STREAM, COMPLETIONS);
+    let opening = [PREFACE, SETTINGS, &request].concat();
+    client.write_all(&opening).await.expect("open");
+    let mut backend = begin_answer(&backend).await;
+    sleep(Duration::from_secs(1)).await;
+    server.drain();
+    sleep(Duration::from_secs(10)).await;
+    backend.write_all(b"k").await.expect("open");
+    let start = Instant::now();
+    let mut received = Vec::new();
+    let _ = client.read_to_end(&mut received).await;
+    assert_eq!(start.elapsed().as_secs(), 2);
+    let end = frame(0, END_STREAM, b"k");
+    assert!(received.windows(end.len()).any(|part| part == end));
 }
 
 // HTTP/2.
@@ -149,6 +375,8 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 /// GET /health: a method, a scheme and a path (RFC 7541).
 const HEALTH: &[u8] = b"\x82\x86\x04\x07/health";
+/// GET /chat/completions, with an `api-key`.
+const COMPLETIONS: &[u8] = b"\x82\x86\x04\x11/chat/completions\x00\x07api-key\x01k";
 
 /// A frame on stream 1.
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {

@@ -3,7 +3,6 @@
 //! Messages name the files and what is wrong with them, and never show any of their content.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +13,8 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
     server::ParsedCertificate,
 };
+
+use crate::files;
 
 /// What a client may choose in the handshake. One that chooses nothing gets HTTP/1.1.
 const ALPN: [&[u8]; 2] = [HTTP2, b"http/1.1"];
@@ -58,7 +59,7 @@ fn at(file: &Path, problem: &str) -> String {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {
-    fs::read(file).map_err(|error| format!("can't be read: {error}"))
+    files::read(file).map_err(|error| format!("can't be read: {error}"))
 }
 
 fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -1,23 +1,30 @@
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 const BACKLOG: i32 = 4096;
 
-/// One listener a worker, all on one address: the kernel spreads connections over them.
+/// One listener per worker, all on one address: the kernel spreads connections over them.
 pub(crate) fn bind(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<TcpListener>> {
-    // Alone first: a shared port could silently be another program's that shares it, too.
+    // The first one listens before it shares its port, so that at no moment another program's
+    // first one can listen there as well.
     let first = listen(address, false)?;
-    if workers.get() == 1 {
-        return Ok(vec![first]);
-    }
     let address = first.local_addr()?;
-    drop(first);
-    (0..workers.get()).map(|_| listen(address, true)).collect()
+    let mut listeners = vec![first];
+    if workers.get() > 1 {
+        share_port(&SockRef::from(&listeners[0]))?;
+    }
+    for _ in 1..workers.get() {
+        listeners.push(listen(address, true)?);
+    }
+    Ok(listeners)
 }
 
 fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {

@@ -1,87 +1,72 @@
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep_until},
 };
-use tokio_rustls::server::TlsStream;
 
-/// How long what a client still sends is read after the connection was closed for it.
-const LINGER: Duration = Duration::from_secs(2);
+use super::{CLOSE_TIMEOUT, http1::Activity};
+use crate::socket::Socket;
 
 /// A connection that is closed so that the last response arrives (RFC 9112, section 9.6).
 ///
 /// A close with unread data in the socket makes the kernel reset the connection, and the client
 /// may lose a response that came before it had sent all of its request, such as a 413. So the
-/// sending side is closed first, and what still comes is read for a while.
+/// sending side is shut down first, and what still comes is read for a while.
 ///
-/// One that is dropped without that was broken off. In HTTP/1.0 the end of the connection may be
-/// the end of the response, so there a reset is sent instead, which is no proper end. (In TLS the
+/// A connection that is dropped without that was aborted. In HTTP/1.0 the end of the connection may
+/// be the end of the response, so a reset is sent there, which is no proper end. (In TLS the
 /// `close_notify` is missing as well, but not every client minds.)
-pub(crate) struct Linger<S: Socket> {
+pub(super) struct Linger<S> {
+    socket: Socket,
     stream: S,
+    activity: Activity,
+    /// Set when the sending side is shut down.
     deadline: Option<Pin<Box<Sleep>>>,
-    is_http_1_0: Arc<AtomicBool>,
 }
 
-/// A connection over TCP.
-pub(crate) trait Socket {
-    fn tcp(&self) -> &TcpStream;
-}
-
-impl Socket for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
-    }
-}
-
-impl Socket for TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
-impl<S: Socket> Linger<S> {
-    /// The flag is looked at when the connection is dropped.
-    pub(crate) fn new(stream: S, is_http_1_0: Arc<AtomicBool>) -> Self {
+impl<S> Linger<S> {
+    pub(super) fn new(socket: Socket, stream: S, activity: Activity) -> Self {
         Self {
+            socket,
             stream,
+            activity,
             deadline: None,
-            is_http_1_0,
         }
     }
 }
 
-impl<S: Socket> Drop for Linger<S> {
+impl<S> Drop for Linger<S> {
     fn drop(&mut self) {
-        if self.deadline.is_none() && self.is_http_1_0.load(Ordering::Relaxed) {
-            let _ = SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
+        if self.deadline.is_none() && self.activity.is_http_1_0() {
+            self.socket.reset_at_end();
         }
     }
 }
 
-impl<S: AsyncRead + Socket + Unpin> AsyncRead for Linger<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Linger<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.activity.read();
+        }
+        read
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Linger<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -110,8 +95,16 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Linger<S> {
         let this = &mut *self;
         if this.deadline.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.activity.closing();
         }
-        let deadline = this.deadline.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let deadline = this
+            .deadline
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + CLOSE_TIMEOUT)));
+        // A client that sends without a pause uses up what the runtime allows a task at a time, so
+        // that the clock itself is never ready.
+        if Instant::now() >= deadline.deadline() {
+            return Poll::Ready(Ok(()));
+        }
         let mut scratch = [0; 8 * 1024];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);

@@ -1,5 +1,3 @@
-//! HTTP/2 with clients: its limits, and a clock for what they begin to send.
-
 use std::{
     io,
     pin::Pin,
@@ -7,67 +5,21 @@ use std::{
     time::Duration,
 };
 
-use hyper::server::conn::http2::Builder;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
 
-/// What opens a connection (RFC 9113, section 3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Connections on which nothing happens are asked this often whether they still live.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How long the answer to that may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Exchanges at a time on one connection; clients queue the others, or connect again.
-const MAX_STREAMS: u32 = 200;
-
-/// All fields of a request, each with 32 bytes more (RFC 9113, section 6.5.2). Above it: 431. Some
-/// gateways send large tokens and cookies along.
-const MAX_HEAD_BYTES: u32 = 64 * 1024;
-
-/// What is held of an upload that its backend doesn't take: the bound on memory for an exchange.
-const STREAM_WINDOW: u32 = 256 * 1024;
-
-/// The same for all uploads of a connection: so many that a few stalled ones don't stop the others.
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
-
-/// What is held of a response that the client doesn't take.
-const MAX_SEND_BUFFER: usize = 256 * 1024;
-
-/// Streams that a client has reset before they were looked at, and those reset for its mistakes.
-/// With more of them the connection is closed, as they come from an attack ("rapid reset").
-const MAX_PENDING_RESETS: usize = 20;
-const MAX_ERROR_RESETS: usize = 1024;
-
-/// What connections are served with.
-pub(crate) fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(MAX_SEND_BUFFER)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS);
-    builder
-}
+use super::{PREFACE, activity::Activity};
 
 /// A connection that ends if its client takes too long for what it has begun to send: the first
 /// request's head from the start on, and after it each head and each other frame from its first
 /// byte on. Bodies have clocks of their own.
-pub(crate) struct HeadTimeout<S> {
+pub(super) struct HeadTimeout<S> {
     stream: S,
     frames: Frames,
     limit: Duration,
+    activity: Activity,
     /// Since when something is owed.
     since: Option<Instant>,
     /// Made and set when there is nothing to read but something owed, which is rare.
@@ -75,11 +27,12 @@ pub(crate) struct HeadTimeout<S> {
 }
 
 impl<S> HeadTimeout<S> {
-    pub(crate) fn new(stream: S, limit: Duration) -> Self {
+    pub(super) fn new(stream: S, limit: Duration, activity: Activity) -> Self {
         Self {
             stream,
             frames: Frames::default(),
             limit,
+            activity,
             since: Some(Instant::now()),
             clock: None,
         }
@@ -96,7 +49,10 @@ impl<S> HeadTimeout<S> {
         if clock.deadline() != deadline {
             clock.as_mut().reset(deadline);
         }
-        ready!(clock.as_mut().poll(cx));
+        // A flood uses up what the runtime allows a task at a time, and the clock is never ready.
+        if Instant::now() < deadline {
+            ready!(clock.as_mut().poll(cx));
+        }
         Poll::Ready(io::Error::new(
             io::ErrorKind::TimedOut,
             "no whole request head in time",
@@ -131,7 +87,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeadTimeout<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.activity.wrote();
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -139,7 +99,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeadTimeout<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        if written.is_ready() {
+            self.activity.wrote();
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,0 +1,243 @@
+//! HTTP/1.1 with clients: its limits, and its clocks.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body;
+use http_body_util::{Either, Full};
+use hyper::{
+    body::Incoming,
+    rt,
+    server::conn::http1,
+    service::{HttpService, service_fn},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Sleep, sleep_until},
+};
+use tower::BoxError;
+
+use super::{Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, linger::Linger};
+use crate::socket::Socket;
+
+/// Serves a connection of HTTP/1.1 or 1.0 over this stream.
+pub(super) fn connection<T, A, F, B>(
+    socket: Socket,
+    stream: T,
+    answer: A,
+    limits: &Limits,
+) -> impl Connection + use<T, A, F, B>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    A: Fn(Request<Incoming>) -> F + Unpin,
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
+{
+    let activity = Activity::new(limits.keep_alive);
+    let service = {
+        let activity = activity.clone();
+        service_fn(move |request: Request<Incoming>| {
+            let is_http_1_0 = request.version() == Version::HTTP_10;
+            if is_http_1_0 {
+                activity.0.is_http_1_0.store(true, Relaxed);
+            }
+            // RFC 9112, section 3.2.
+            let mut hosts = request.headers().get_all(header::HOST).iter();
+            let has_host = hosts.next().is_some() || is_http_1_0;
+            let answer = (has_host && hosts.next().is_none()).then(|| answer(request));
+            async {
+                Ok::<_, Infallible>(match answer {
+                    Some(answer) => answer.await?.map(Either::Left),
+                    None => not_one_host().map(Either::Right),
+                })
+            }
+        })
+    };
+    let stream = TokioIo::new(Linger::new(socket, stream, activity.clone()));
+    let connection = http1::Builder::new()
+        .timer(activity.clone())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_header_size(MAX_HEAD_BYTES as usize)
+        .keep_alive(limits.notices.is_some())
+        .serve_connection(stream, service);
+    Http1 {
+        connection,
+        activity,
+    }
+}
+
+/// The answer to a request whose host is in doubt: what stands in front may have seen another one.
+fn not_one_host() -> Response<Full<Bytes>> {
+    const BODY: &str = r#"{"error":{"message":"The request must have exactly one `Host` field.","type":"invalid_request_error","param":null,"code":"http_request_error"}}"#;
+    let mut response = Response::new(Full::from(BODY));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("content-type", "application/json"),
+        (
+            "proxy-status",
+            "tower-openai-proxy; error=http_request_error",
+        ),
+        ("connection", "close"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+struct Http1<T, S: HttpService<Incoming>> {
+    connection: http1::Connection<T, S>,
+    activity: Activity,
+}
+
+impl<T, S> Connection for Http1<T, S>
+where
+    T: rt::Read + rt::Write + Unpin,
+    S: HttpService<Incoming, ResBody: 'static> + Unpin,
+    <S::ResBody as Body>::Error: Into<BoxError>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        Pin::new(&mut self.connection).poll(cx)
+    }
+
+    fn shut_down(&mut self) {
+        Pin::new(&mut self.connection).graceful_shutdown();
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        let since = self.activity.clocks().head_awaited;
+        since.filter(|_| !self.activity.0.has_read.load(Relaxed))
+    }
+
+    fn is_closing(&self) -> bool {
+        self.activity.0.is_closing.load(Relaxed)
+    }
+}
+
+/// What the parts of a connection know of each other.
+///
+/// It is the timer for hyper's clocks, too. hyper makes one for each request's head, and knows no
+/// other limit between requests: what that is depends on whether the head has begun.
+#[derive(Clone)]
+pub(super) struct Activity(Arc<State>);
+
+struct State {
+    keep_alive: Duration,
+    clocks: Mutex<Clocks>,
+    /// Something has been read since a head was awaited.
+    has_read: AtomicBool,
+    is_http_1_0: AtomicBool,
+    is_closing: AtomicBool,
+}
+
+#[derive(Default)]
+struct Clocks {
+    /// Since when hyper has waited for a head.
+    head_awaited: Option<Instant>,
+    /// One timer of the runtime for all of hyper's clocks, which hardly ever run out: it is left
+    /// alone until it fires, and only then set to the deadline of the day.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Activity {
+    pub(super) fn new(keep_alive: Duration) -> Self {
+        Self(Arc::new(State {
+            keep_alive,
+            clocks: Mutex::default(),
+            has_read: AtomicBool::new(false),
+            is_http_1_0: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
+        }))
+    }
+
+    /// Something has come from the client.
+    pub(super) fn read(&self) {
+        self.0.has_read.store(true, Relaxed);
+    }
+
+    /// Everything is sent, and the sending side is shut down.
+    pub(super) fn closing(&self) {
+        self.0.is_closing.store(true, Relaxed);
+    }
+
+    /// Whether the end of the connection may be the end of a response.
+    pub(super) fn is_http_1_0(&self) -> bool {
+        self.0.is_http_1_0.load(Relaxed)
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        self.0.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl rt::Timer for Activity {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    /// Called where hyper begins to wait for a head.
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn rt::Sleep>> {
+        let awaited = Instant::from(deadline) - HEAD_TIMEOUT;
+        self.0.has_read.store(false, Relaxed);
+        let is_first = self.clocks().head_awaited.replace(awaited).is_none();
+        Box::pin(Clock {
+            activity: self.clone(),
+            awaited,
+            begun: is_first.then_some(awaited),
+        })
+    }
+
+    /// The runtime's time, which a test may have paused.
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into()
+    }
+}
+
+/// Runs out when a head isn't whole in time, or none has begun to come.
+struct Clock {
+    activity: Activity,
+    awaited: Instant,
+    begun: Option<Instant>,
+}
+
+impl rt::Sleep for Clock {}
+
+impl Future for Clock {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.begun.is_none() && this.activity.0.has_read.load(Relaxed) {
+            this.begun = Some(Instant::now());
+        }
+        let deadline = match this.begun {
+            Some(begun) => begun + HEAD_TIMEOUT,
+            None => this.awaited + this.activity.0.keep_alive,
+        };
+        let mut clocks = this.activity.clocks();
+        let sleep = clocks
+            .sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}

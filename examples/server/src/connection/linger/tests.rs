@@ -1,0 +1,29 @@
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncWriteExt, join, repeat, sink},
+    net::{TcpListener, TcpStream},
+    task::yield_now,
+    time::advance,
+};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_stops_sending_is_read_for_2_s() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    let socket = Socket::new(stream).expect("a socket");
+    let flood = join(repeat(b'x'), sink());
+    let mut linger = Linger::new(socket, flood, Activity::new(Duration::ZERO));
+    let closing = tokio::spawn(async move { linger.shutdown().await });
+
+    yield_now().await;
+    advance(CLOSE_TIMEOUT - Duration::from_millis(1)).await;
+    yield_now().await;
+    assert!(!closing.is_finished());
+    advance(Duration::from_millis(1)).await;
+    yield_now().await;
+    assert!(closing.is_finished());
+}

@@ -1,0 +1,135 @@
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+/// A client's TCP connection, which can be watched while something else reads and writes it.
+///
+/// Only for runtimes with one thread: see `poll_read`.
+#[derive(Clone)]
+pub(crate) struct Socket(Arc<TcpStream>);
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self(Arc::new(stream)))
+    }
+
+    /// Waits until the client has shut down its sending side or reset the connection, however much
+    /// of what it sent before is still unread.
+    ///
+    /// Only Linux tells (by `EPOLLRDHUP`): elsewhere a client is seen to leave when all is read.
+    pub(crate) async fn closed(&self) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        // Of the socket's readiness it has nothing but whether reading is closed.
+        let _ = self.0.ready(Interest::PRIORITY).await;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        std::future::pending::<()>().await;
+    }
+
+    /// Whether the client opens with this, which is left unread.
+    pub(crate) async fn begins_with(&self, opening: &[u8]) -> io::Result<bool> {
+        let mut begin = vec![0; opening.len()];
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let length = self.0.peek(&mut begin).await?;
+            // No more comes where the client has shut down its sending side.
+            let is_over = self.0.ready(Interest::READABLE).await?.is_read_closed();
+            let is_undecided = length > 0 && length < opening.len() && !is_over;
+            if !is_undecided || !opening.starts_with(&begin[..length]) {
+                return Ok(begin[..length] == *opening);
+            }
+            // What is there stays readable, so there is nothing to wait for but time.
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(Duration::from_millis(250));
+        }
+    }
+
+    /// Makes the end of the connection a reset.
+    pub(crate) fn reset_at_end(&self) {
+        let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            let room = buffer.remaining();
+            match self.0.try_read_buf(buffer) {
+                Ok(length) => {
+                    // With room left, everything has been read: as `TcpStream` does, this saves the
+                    // call that would only tell so. No event can have come in between, as the
+                    // thread that takes them in is this one.
+                    if cfg!(target_os = "linux") && (1..room).contains(&length) {
+                        let none = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
+                        let _ = self.0.try_io(Interest::READABLE, none);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match write(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+    }
+}
