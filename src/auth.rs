@@ -44,7 +44,7 @@ use tower::{Layer, Service};
 use crate::{
     config::Config,
     error::{BoxError, Error, Kind},
-    header::is_credential,
+    header::{X_API_KEY, is_credential},
     service::accessors,
 };
 
@@ -90,8 +90,8 @@ impl<S> Layer<S> for AuthPassthroughLayer {
     }
 }
 
-/// Forwards requests that have credentials (`Authorization`, `api-key` or `x-api-key`, not empty);
-/// the others fail with a 401 error.
+/// Forwards requests that have credentials (`Authorization` or `api-key`, not empty); the others
+/// fail with a 401 error.
 ///
 /// See the [module documentation](self).
 #[derive(Clone, Debug)]
@@ -136,13 +136,14 @@ where
     }
 }
 
-/// Marks the fields that may hold a key as sensitive, and tells whether one isn't empty.
+/// Marks the fields that may hold a key as sensitive, and tells whether one that OpenAI's API takes
+/// isn't empty.
 fn mark_credentials(headers: &mut HeaderMap) -> bool {
     let mut found = false;
     // Not by `entry`, which makes the map grow.
     for (name, value) in headers.iter_mut() {
         if is_credential(name) {
-            found |= !value.is_empty();
+            found |= *name != X_API_KEY && !value.is_empty();
             value.set_sensitive(true);
         }
     }

@@ -35,14 +35,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Uri, uri::Scheme};
 use tokio::time::Instant;
 
 use crate::{
     config::{BackendSettings, BaseUrl, Config},
     endpoint::{self, PathPattern},
-    json,
 };
 
 /// One backend of the configuration. Cheap to clone.
@@ -57,7 +55,7 @@ struct Inner {
     name: Box<str>,
     url: BaseUrl,
     origin: Origin,
-    model: Option<Model>,
+    model: Option<Arc<str>>,
     timeouts: Timeouts,
     credential: Option<HeaderValue>,
     paths: Option<Box<[PathPattern]>>,
@@ -110,12 +108,6 @@ impl Origin {
     }
 }
 
-pub(crate) struct Model {
-    pub(crate) name: Box<str>,
-    /// The name as JSON text.
-    pub(crate) json: Bytes,
-}
-
 /// The timeouts of one backend.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -147,10 +139,7 @@ impl Backend {
             name: backend.name.clone(),
             origin: Origin(Arc::new(url.origin().clone())),
             url: url.clone(),
-            model: backend.model.as_deref().map(|name| Model {
-                name: name.into(),
-                json: json::string(name),
-            }),
+            model: backend.model.as_deref().map(Into::into),
             timeouts: Timeouts {
                 connect: settings.connect_timeout.min(response_head),
                 response_head,
@@ -173,7 +162,7 @@ impl Backend {
 
     /// The model that replaces the request's, where one is configured.
     pub fn model(&self) -> Option<&str> {
-        Some(&self.model_override()?.name)
+        self.0.model.as_deref()
     }
 
     /// The base URL as configured. Its query may hold a key.
@@ -221,7 +210,7 @@ impl Backend {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    pub(crate) fn model_override(&self) -> Option<&Model> {
+    pub(crate) fn model_override(&self) -> Option<&Arc<str>> {
         self.0.model.as_ref()
     }
 

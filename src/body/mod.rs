@@ -34,13 +34,12 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use self::buffer::Buffered;
-pub(crate) use self::buffer::{Budget, Buffer, Scan};
+pub(crate) use self::buffer::{Budget, Buffer, Found, Scan};
 use crate::{
     backend::Backend,
     clock::IdleClock,
     error::{BoxError, Error, Kind},
     exchange,
-    json::{self, Found},
     rope::{Replaced, Rope},
 };
 
@@ -189,21 +188,19 @@ impl RequestBody {
     }
 
     /// What a scan has found in it, if it was scanned.
-    pub(crate) fn found(&self) -> Option<&Result<Found, json::Invalid>> {
+    pub(crate) fn found(&self) -> Option<&Result<Found, Error>> {
         match &self.state {
             State::Buffered(buffered) => buffered.found(),
             _ => None,
         }
     }
 
-    /// The top-level `model` of a body that was scanned; the first of several.
-    pub(crate) fn model(&self) -> Option<String> {
-        let State::Buffered(buffered) = &self.state else {
-            return None;
-        };
-        let found = buffered.found()?.as_ref().ok()?;
-        let json = buffered.copy(found.models.first()?.span.clone());
-        json::decode_string(&json)
+    /// A copy of these bytes of a buffered body.
+    pub(crate) fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        match &self.state {
+            State::Buffered(buffered) => buffered.copy(range),
+            _ => Vec::new(),
+        }
     }
 
     /// A buffered body with these spans replaced.

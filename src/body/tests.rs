@@ -229,10 +229,12 @@ async fn a_held_body_is_handed_on_in_pieces_of_the_same_memory() {
 #[tokio::test]
 async fn a_replaced_body_has_the_length_that_it_tells() {
     let body = RequestBody::from(Bytes::from_static(br#"{"model": "a", "n": 1}"#));
-    let body = body.buffer(Scan::Strict).await.unwrap();
-    assert_eq!(body.model().as_deref(), Some("a"));
-    let found = body.found().unwrap().as_ref().unwrap();
-    let (spans, with) = found.with_model(json::string("other"));
+    let body = body.buffer(Scan::Json { is_strict: true }).await.unwrap();
+    let Some(Ok(Found::Json(found))) = body.found() else {
+        panic!("not found");
+    };
+    assert_eq!(body.copy(found.models[0].span.clone()), b"\"a\"");
+    let (spans, with) = found.with_model(crate::json::string("other"));
     let body = body.replace(spans, with);
     let expected = r#"{"model": "other", "n": 1}"#;
     assert_eq!(body.size_hint().exact(), Some(expected.len() as u64));
@@ -246,19 +248,22 @@ async fn a_replaced_body_has_the_length_that_it_tells() {
 async fn a_body_that_is_no_json_object_is_found_out_at_once_where_it_must_be_one() {
     let (mut sender, body) = in_pieces();
     sender.send_data("[".into()).await.unwrap();
-    let error = soon(body.buffer(Scan::Strict)).await.err().unwrap();
+    let error = soon(body.buffer(Scan::Json { is_strict: true }))
+        .await
+        .err()
+        .unwrap();
     assert_eq!(error.status(), 400);
 
     let body = of_pieces(&["not", " json"]).await;
-    let body = body.buffer(Scan::Lenient).await.unwrap();
-    assert!(body.found().unwrap().is_err() && body.model().is_none());
+    let body = body.buffer(Scan::Json { is_strict: false }).await.unwrap();
+    assert!(body.found().unwrap().is_err());
     assert_eq!(bytes(body).await, "not json");
 }
 
 #[tokio::test]
 async fn a_long_scan_lets_other_tasks_run() {
     let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
-    let mut buffer = RequestBody::from(Bytes::from(json)).buffer(Scan::Strict);
+    let mut buffer = RequestBody::from(Bytes::from(json)).buffer(Scan::Json { is_strict: true });
     let mut turns = 0;
     let mut cx = Context::from_waker(std::task::Waker::noop());
     while Pin::new(&mut buffer).poll(&mut cx).is_pending() {
@@ -298,7 +303,10 @@ async fn buffered_bodies_share_a_budget_and_give_it_back() {
     let fourth = of_pieces(&["defgh"]).await.with_budget(&budget);
     // A second look at it doesn't count it twice, nor give it back.
     let fourth = fourth.buffer(Scan::No).await.unwrap();
-    let fourth = fourth.buffer(Scan::Lenient).await.unwrap();
+    let fourth = fourth
+        .buffer(Scan::Json { is_strict: false })
+        .await
+        .unwrap();
     let fifth = of_pieces(&["i"]).await.with_budget(&budget);
     assert!(fifth.buffer(Scan::No).await.is_err());
     drop(fourth);

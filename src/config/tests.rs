@@ -665,9 +665,9 @@ fn documents_that_are_not_allowed() {
         ),
         ("[]", "the configuration must be an object, not a list"),
         ("30", "the configuration must be an object"),
-        ("", EMPTY),
-        ("\u{feff} \r\n", EMPTY),
-        ("# only a comment\n", EMPTY),
+        ("»", EMPTY),
+        ("» \r\n", EMPTY),
+        ("»# only a comment\n", EMPTY),
         (
             "{ \"settings\": {»",
             "not valid JSON: it ends inside of a string, a list or an object",

@@ -10,7 +10,7 @@ use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{Plan, Routes};
+use super::Routes;
 use crate::{
     backend::Backend,
     body::{Buffer, RequestBody},
@@ -58,30 +58,38 @@ impl<S> ResponseFuture<S>
 where
     S: Service<Request<RequestBody>> + Clone,
 {
-    pub(super) fn new(
+    /// A request that can only go to this backend.
+    pub(super) fn one(
         request: Request<RequestBody>,
-        plan: Plan,
+        backend: Backend,
         service: S,
         routes: Arc<Routes>,
     ) -> Self {
-        let (state, retry) = match plan {
-            Plan::One(backend) => (State::trying(request, backend, service), None),
-            Plan::Select(candidates) => {
-                let (parts, body) = request.into_parts();
-                let scan = routes.scan(&candidates);
-                let retry = Retry {
-                    parts,
-                    body: RequestBody::empty(),
-                    candidates: candidates.into_iter(),
-                    service,
-                };
-                let body = Box::new(body.buffer(scan));
-                (State::Buffering { body }, Some(Box::new(retry)))
-            }
-        };
         Self {
-            state,
-            retry,
+            state: State::trying(request, backend, service),
+            retry: None,
+            routes: Some(routes),
+        }
+    }
+
+    /// A request that may go to several, once its body is buffered.
+    pub(super) fn several(
+        parts: Parts,
+        body: Buffer,
+        candidates: Vec<Backend>,
+        service: S,
+        routes: Arc<Routes>,
+    ) -> Self {
+        let retry = Retry {
+            parts,
+            body: RequestBody::empty(),
+            candidates: candidates.into_iter(),
+            service,
+        };
+        let body = Box::new(body);
+        Self {
+            state: State::Buffering { body },
+            retry: Some(Box::new(retry)),
             routes: Some(routes),
         }
     }

@@ -148,6 +148,7 @@ use crate::{
     endpoint::Matched,
     error::{BoxError, Error, Kind},
     header::{self, X_PROXY_BACKEND},
+    model::Place,
     service::accessors,
 };
 
@@ -283,7 +284,20 @@ where
             return ResponseFuture::failed(Error::new(Kind::BodyTooLarge));
         }
         match routes.plan(&request) {
-            Ok(plan) => ResponseFuture::new(request, plan, self.inner.clone(), routes.clone()),
+            Ok(Plan::One(backend)) => {
+                ResponseFuture::one(request, backend, self.inner.clone(), routes.clone())
+            }
+            Ok(Plan::Select(candidates)) => {
+                let (parts, body) = request.into_parts();
+                match routes.scan(&candidates, &parts, &body) {
+                    Ok(scan) => {
+                        let body = body.buffer(scan);
+                        let service = self.inner.clone();
+                        ResponseFuture::several(parts, body, candidates, service, routes.clone())
+                    }
+                    Err(error) => ResponseFuture::failed(error),
+                }
+            }
             Err(error) => ResponseFuture::failed(error),
         }
     }
@@ -333,14 +347,23 @@ impl Routes {
         }
     }
 
-    /// Whether deciding needs the model, or a candidate replaces it.
-    fn scan(&self, candidates: &[Backend]) -> Scan {
+    /// How the body is read: scanned if deciding needs the model, or a candidate replaces it.
+    fn scan(
+        &self,
+        candidates: &[Backend],
+        request: &Parts,
+        body: &RequestBody,
+    ) -> Result<Scan, Error> {
         let is_overridden = |backend: &Backend| backend.model().is_some();
+        let place = Place::of(request, body);
         match &self.selector {
-            Some(selector) if selector.needs_model() => Scan::Lenient,
-            None if candidates.iter().all(is_overridden) => Scan::Strict,
-            _ if candidates.iter().any(is_overridden) => Scan::Lenient,
-            _ => Scan::No,
+            Some(selector) if selector.needs_model() => place.scan(&request.headers, false),
+            None if candidates.iter().all(is_overridden) => place.scan(&request.headers, true),
+            _ if candidates.iter().any(is_overridden) => {
+                // A candidate without an override takes what can't be scanned.
+                Ok(place.scan(&request.headers, false).unwrap_or(Scan::No))
+            }
+            _ => Ok(Scan::No),
         }
     }
 
@@ -354,7 +377,11 @@ impl Routes {
         let mut order = match &self.selector {
             None => candidates,
             Some(selector) => {
-                let model = selector.needs_model().then(|| body.model()).flatten();
+                let model = if selector.needs_model() {
+                    Place::of(request, body).model(request, body)?
+                } else {
+                    None
+                };
                 let path = Matched::of(&request.extensions, &request.uri);
                 let path = path.map_or("", |matched| matched.path(&request.uri));
                 let model = model.as_deref();

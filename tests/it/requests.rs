@@ -1247,12 +1247,14 @@ async fn where_credentials_are_not_required_a_request_passes_without() {
 
 #[tokio::test]
 async fn a_backends_own_key_replaces_the_clients_credentials() {
-    let (backend, server) = proxy_with(KEY, "").await;
+    let (backend, server) = proxy_with(&format!(r#"{KEY},"paths":["*"]"#), "").await;
     let mut client = Wire::connect(server.address).await;
     for credentials in [
         "Authorization: Bearer sk-client\r\n",
         "api-key: sk-client\r\n",
         "API-Key: sk-client\r\nAuthorization: Basic sk-client\r\nauthorization: sk-client\r\n",
+        "api-key: sk-client\r\nx-api-key: sk-client\r\nCookie: session=sk-client\r\n",
+        "api-key: sk-client\r\nOpenAI-Organization: org\r\nOpenAI-Project: project\r\n",
     ] {
         let request = format!(
             "GET /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\n\
@@ -1272,7 +1274,11 @@ async fn a_backends_own_key_replaces_the_clients_credentials() {
 
 #[tokio::test]
 async fn a_backends_own_key_serves_anonymous_clients_where_these_are_let_in() {
-    let (backend, server) = proxy_with(KEY, r#""require_auth":false"#).await;
+    let (backend, server) = proxy_with(
+        &format!(r#"{KEY},"paths":["*"]"#),
+        r#""require_auth":false"#,
+    )
+    .await;
     let mut client = Wire::connect(server.address).await;
     let request = "GET /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
 

@@ -27,7 +27,8 @@ pub(crate) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, 
     if json.trim_ascii().is_empty() {
         return Err(ConfigError::new(
             "the configuration is empty; it must be an object with `primary_backends`",
-        ));
+        )
+        .at(text, 0));
     }
     let document = serde_json::from_str(&json).map_err(|error| syntax(text, &error))?;
     if let Some((path, offset)) = scan::duplicate(&json) {
