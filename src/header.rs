@@ -82,6 +82,16 @@ impl<'a> Nominated<'a> {
     }
 }
 
+/// The method that a browser's preflight announces, if the request is one (the Fetch standard,
+/// section 4.8).
+pub(crate) fn preflighted_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    let announced = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let is_preflight = *method == Method::OPTIONS && headers.contains_key(header::ORIGIN);
+    Method::from_bytes(announced.as_bytes())
+        .ok()
+        .filter(|_| is_preflight)
+}
+
 /// Whether a request asks for a WebSocket (RFC 6455, section 4.1).
 pub(crate) fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
     let has = |name, wanted: &[u8]| {

@@ -240,6 +240,9 @@ impl Future for Buffer {
         if this.scanner.is_none() && !matches!(this.body.state, State::Streamed(_)) {
             return Poll::Ready(Ok(std::mem::take(&mut this.body)));
         }
+        if this.body.is_too_large() {
+            return Poll::Ready(Err(Error::new(Kind::BodyTooLarge)));
+        }
         let mut turn = 0;
         loop {
             let frame = match Pin::new(&mut this.body).poll_frame(cx)? {

@@ -16,6 +16,7 @@
 //! ```
 
 mod buffer;
+mod lend;
 #[cfg(test)]
 mod tests;
 
@@ -33,8 +34,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
-use self::buffer::Buffered;
-pub(crate) use self::buffer::{Budget, Buffer, Found, Scan};
+use self::{buffer::Buffered, lend::Lent};
+pub(crate) use self::{
+    buffer::{Budget, Buffer, Found, Scan},
+    lend::Lender,
+};
 use crate::{
     backend::Backend,
     clock::IdleClock,
@@ -57,12 +61,15 @@ enum State {
     Buffered(Buffered),
     /// Buffered as well, with its model replaced. In a box, as it is large.
     Replaced(Box<(Replaced, Buffered)>),
+    /// As another attempt may need it.
+    Lent(Box<Lent>),
 }
 
 struct Streamed {
     /// Locked only where it is shared: so that a `RequestBody` is `Sync`.
     body: Mutex<UnsyncBoxBody<Bytes, BoxError>>,
     max_bytes: u64,
+    max_buffered_bytes: u64,
     idle: Option<IdleClock>,
     budget: Option<Arc<Budget>>,
 }
@@ -83,6 +90,7 @@ impl RequestBody {
             Some(body) if !body.is_end_stream() => Self::in_state(State::Streamed(Streamed {
                 body: Mutex::new(body.map_err(Into::into).boxed_unsync()),
                 max_bytes: u64::MAX,
+                max_buffered_bytes: u64::MAX,
                 idle: None,
                 budget: None,
             })),
@@ -125,9 +133,10 @@ impl RequestBody {
         self
     }
 
-    /// Counts the bytes against this budget while they are buffered.
-    pub(crate) fn with_budget(mut self, budget: &Arc<Budget>) -> Self {
+    /// Limits how much of it may be buffered, and counts that against this budget.
+    pub(crate) fn with_buffer_limits(mut self, bytes: u64, budget: &Arc<Budget>) -> Self {
         if let State::Streamed(streamed) = &mut self.state {
+            streamed.max_buffered_bytes = streamed.max_buffered_bytes.min(bytes);
             streamed.budget.get_or_insert_with(|| budget.clone());
         }
         self
@@ -142,7 +151,7 @@ impl RequestBody {
     /// ```
     pub fn try_clone(&self) -> Option<Self> {
         let state = match &self.state {
-            State::Streamed(_) => return None,
+            State::Streamed(_) | State::Lent(_) => return None,
             State::Buffered(buffered) => State::Buffered(buffered.clone()),
             State::Replaced(replaced) => State::Replaced(replaced.clone()),
         };
@@ -183,7 +192,13 @@ impl RequestBody {
     }
 
     /// Reads it to its end. A body that is buffered already is ready at once.
-    pub(crate) fn buffer(self, scan: Scan) -> Buffer {
+    pub(crate) fn buffer(mut self, scan: Scan) -> Buffer {
+        if let State::Lent(lent) = &mut self.state {
+            self.state = lent.take().state;
+        }
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.max_bytes = streamed.max_bytes.min(streamed.max_buffered_bytes);
+        }
         Buffer::new(self, scan)
     }
 
@@ -234,10 +249,15 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let State::Lent(lent) = &mut self.state {
+            self.state = lent.take().state;
+        }
         let frame = match &mut self.state {
             State::Streamed(streamed) => streamed.poll_frame(cx),
             State::Buffered(buffered) => ready_frame(buffered.take()),
             State::Replaced(replaced) => ready_frame(replaced.0.next().unwrap_or_default()),
+            // Never within another.
+            State::Lent(_) => Poll::Ready(None),
         };
         if let Some(exchange) = &self.exchange {
             exchange.note_upload(frame.is_pending());
@@ -250,6 +270,7 @@ impl Body for RequestBody {
             State::Streamed(streamed) => streamed.is_end_stream(),
             State::Buffered(buffered) => buffered.len() == 0,
             State::Replaced(replaced) => replaced.0.remaining() == 0,
+            State::Lent(lent) => lent.get().is_none_or(Self::is_end_stream),
         }
     }
 
@@ -258,6 +279,7 @@ impl Body for RequestBody {
             State::Streamed(streamed) => streamed.size_hint(),
             State::Buffered(buffered) => SizeHint::with_exact(buffered.len() as u64),
             State::Replaced(replaced) => SizeHint::with_exact(replaced.0.remaining()),
+            State::Lent(lent) => lent.get().map(Self::size_hint).unwrap_or_default(),
         }
     }
 }
@@ -309,7 +331,7 @@ fn ready_frame(chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Streamed(_) => "Streamed",
+            State::Streamed(_) | State::Lent(_) => "Streamed",
             State::Buffered(_) | State::Replaced(_) => "Buffered",
         };
         f.debug_struct("RequestBody")

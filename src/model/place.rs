@@ -71,18 +71,17 @@ impl Place {
         if fields::is_websocket(method, headers) {
             return Self::Query;
         }
-        let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let essence = content_type.map(essence);
-        let is_form = essence.is_some_and(|it| it.eq_ignore_ascii_case(b"multipart/form-data"));
+        let content_type = headers.get(header::CONTENT_TYPE);
+        let is_form = content_type.is_some_and(is_form);
         if *method == Method::POST && is_form && is_one_of(&FORM_PATHS) {
             return Self::Form;
         }
-        let is_declared = essence.is_some_and(is_json);
+        let is_declared = content_type.is_some_and(is_json);
         // There, whatever its type is.
         let is_chat = *path == *b"/chat/completions" && (has_body || *method == Method::POST);
         let is_model_path = is_chat || (*method == Method::POST && is_one_of(&MODEL_PATHS));
         if is_chat
-            || (is_write && (is_declared || essence.is_none()) && (has_body || is_model_path))
+            || (is_write && (is_declared || content_type.is_none()) && (has_body || is_model_path))
         {
             return Self::Json {
                 is_model_path,
@@ -213,12 +212,17 @@ fn essence(content_type: &[u8]) -> &[u8] {
     content_type[..end.unwrap_or(content_type.len())].trim_ascii()
 }
 
-/// `application/json` and `…+json`.
-fn is_json(essence: &[u8]) -> bool {
+/// Whether a `Content-Type` is `application/json` or `…+json`.
+pub(crate) fn is_json(content_type: &HeaderValue) -> bool {
     const SUFFIX: &[u8] = b"+json";
+    let essence = essence(content_type.as_bytes());
     let suffix = essence.len().checked_sub(SUFFIX.len());
     essence.eq_ignore_ascii_case(b"application/json")
         || suffix.is_some_and(|start| start > 0 && essence[start..].eq_ignore_ascii_case(SUFFIX))
+}
+
+fn is_form(content_type: &HeaderValue) -> bool {
+    essence(content_type.as_bytes()).eq_ignore_ascii_case(b"multipart/form-data")
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {

@@ -125,6 +125,8 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
     }
     let loaded = source.redirect(loaded)?;
     let layer = OpenAiProxyLayer::builder(loaded.config)
+        .prefixes(["/", "/v1"])
+        .all_paths()
         .health("/health")
         .observer(access_log)
         .build();
