@@ -410,6 +410,25 @@ async fn idle_connections_make_room_where_descriptors_run_short() {
     for client in &mut late {
         assert_eq!(client.response().await.status(), 200);
     }
-    server.logged("cannot accept connections").await;
+    server
+        .logged("cannot accept connections for now code=EMFILE")
+        .await;
     idle[0].closed().await;
+}
+
+#[tokio::test]
+async fn the_soft_limit_is_raised_to_the_hard_one() {
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -Sn 80; ulimit -Hn 90; exec "$0" "$@""#]);
+    command.arg(support::example("server"));
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--config"]);
+    let server = Server::spawn(command.arg(&config.path).env_remove("RUST_LOG"));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.id()));
+    let limits = limits.expect("a process");
+    let limit = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let numbers: Vec<_> = limit.expect("always").split_whitespace().skip(3).collect();
+    assert_eq!(numbers[..2], ["90", "90"]);
 }
