@@ -432,3 +432,79 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
     let numbers: Vec<_> = limit.expect("always").split_whitespace().skip(3).collect();
     assert_eq!(numbers[..2], ["90", "90"]);
 }
+
+// What never becomes an exchange.
+
+/// A server that serves HTTPS if `tls`, after a client has sent this and was cut off.
+async fn server_that_got(bytes: &[u8], tls: bool, level: &str) -> Server {
+    let environment = [("RUST_LOG", level)];
+    let server = match tls {
+        true => https::start_with(DEMO_CONFIG, ["good.pem", "leaf.key"], &environment),
+        false => Server::start_with(DEMO_CONFIG, &[], &environment),
+    };
+    let mut client = Wire::connect(server.address).await;
+    client.send(bytes).await;
+    client.rest().await;
+    server
+}
+
+#[tokio::test]
+async fn what_never_becomes_an_exchange_is_logged_at_debug_with_its_cause() {
+    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(70_000));
+    let half = &https_hello()[..20];
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0\0\0\0\0\0";
+    for (bytes, tls, message, cause) in [
+        (
+            &b"GET nonsense\r\n\r\n"[..],
+            false,
+            "malformed request",
+            "invalid",
+        ),
+        (
+            b"GET / HTTP/1.1\r\n\r\n",
+            false,
+            "malformed request",
+            "Host",
+        ),
+        (long.as_bytes(), false, "malformed request", "too large"),
+        (http2, false, "connection ended", "protocol error"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            true,
+            "TLS handshake failed",
+            "plain HTTP",
+        ),
+        (half, true, "TLS handshake failed", "handshake"),
+    ] {
+        let server = server_that_got(bytes, tls, "debug").await;
+        let log = server.logged(message).await;
+        let line = log.lines().find(|line| line.contains(message));
+        let line = line.expect("just seen");
+        assert!(line.contains(" DEBUG ") && line.contains(cause), "{line}");
+        assert!(!log.contains("nonsense"), "{log}");
+        let quiet = server_that_got(bytes, tls, "info").await.stop();
+        assert!(!quiet.contains(message), "{quiet}");
+    }
+}
+
+/// A record of TLS that says it is a handshake and is none.
+fn https_hello() -> Vec<u8> {
+    [&b"\x16\x03\x01\x00\x0f"[..], &[0xff; 15]].concat()
+}
+
+#[tokio::test]
+async fn libraries_warn_only_where_they_are_named() {
+    const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // An answer to a PING that nobody sent, and a frame that ends the connection.
+    const ACK: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0whatever";
+    const END: &[u8] = b"\0\0\0\0\0\0\0\0\0";
+    let bytes = [OPENING, ACK, END].concat();
+    for (level, warns) in [("info", false), ("debug", false), ("info,h2=warn", true)] {
+        let server = server_that_got(&bytes, false, level).await;
+        assert!(is_healthy(server.address).await);
+        // Longer than lines wait to be written.
+        sleep(Duration::from_millis(300)).await;
+        let log = server.stop();
+        assert_eq!(log.contains("PING ack"), warns, "{level}: {log}");
+    }
+}
