@@ -433,6 +433,43 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
     assert_eq!(numbers[..2], ["90", "90"]);
 }
 
+// Signals.
+
+#[tokio::test]
+async fn user_signals_are_ignored() {
+    let server = Server::demo(&[]);
+    for signal in ["USR1", "USR2"] {
+        server.signal(signal);
+        assert!(is_healthy(server.address).await);
+    }
+}
+
+// The demo.
+
+#[tokio::test]
+async fn the_demo_answers_a_recursive_schema_within_bounds() {
+    let server = Server::demo(&[]);
+    let properties: Vec<_> = (0..40)
+        .map(|n| format!(r##""p{n}":{{"$ref":"#"}}"##))
+        .collect();
+    let schema = format!(
+        r#"{{"type":"object","properties":{{{}}}}}"#,
+        properties.join(",")
+    );
+    let format = format!(r#"{{"type":"json_schema","json_schema":{{"schema":{schema}}}}}"#);
+    let messages = r#"[{"role":"user","content":"Hello"}]"#;
+    let request = format!(r#"{{"model":"m","messages":{messages},"response_format":{format}}}"#);
+    let mut client = Wire::connect(server.address).await;
+    client.send(post(&request)).await;
+    let answer = client.response().await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.body.len() < 100_000, "{}", answer.body.len());
+    let json = answer.json();
+    let content = json["choices"][0]["message"]["content"].as_str();
+    let sample: serde_json::Value = serde_json::from_str(content.expect("text")).expect("JSON");
+    assert!(sample["p0"]["p0"].is_object(), "{sample}");
+}
+
 // What never becomes an exchange.
 
 /// A server that serves HTTPS if `tls`, after a client has sent this and was cut off.
