@@ -14,6 +14,7 @@ use tower_openai_proxy::{Error, OpenAiProxyLayer};
 
 use crate::{
     connection::{self, Limits},
+    descriptors,
     notice::Notice,
 };
 
@@ -100,7 +101,8 @@ impl<'a> Listener<'a> {
                 Err(error) => {
                     let warned = self.warned.map(|warned| warned.elapsed());
                     if warned.is_none_or(|elapsed| elapsed >= ACCEPT_WARN_INTERVAL) {
-                        tracing::warn!(%error, "cannot accept connections for now");
+                        let code = descriptors::shortage(&error);
+                        tracing::warn!(code, %error, "cannot accept connections for now");
                         self.warned = Some(Instant::now());
                     }
                     self.shed();
