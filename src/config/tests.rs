@@ -642,7 +642,8 @@ fn keys_in_variables() {
 
 #[test]
 fn documents_that_are_not_allowed() {
-    const EMPTY: &str = "the configuration is empty; it must be an object with `primary_backends`";
+    const EMPTY: &str =
+        "the configuration is empty; it must be a JSON object with `primary_backends`";
     for (text, message) in [
         ("{}", NO_BACKEND),
         (r#"{ "settings": { "timeout": 30 } }"#, NO_BACKEND),

@@ -26,7 +26,7 @@ pub(crate) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, 
     })?;
     if json.trim_ascii().is_empty() {
         return Err(ConfigError::new(
-            "the configuration is empty; it must be an object with `primary_backends`",
+            "the configuration is empty; it must be a JSON object with `primary_backends`",
         )
         .at(text, 0));
     }
