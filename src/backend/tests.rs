@@ -24,49 +24,6 @@ fn only_entries_with_a_url_are_backends() {
 }
 
 #[test]
-fn the_target_is_the_base_urls_path_and_both_queries() {
-    for (url, request, target) in [
-        ("http://a.test", "/v1/chat/completions", "/chat/completions"),
-        ("http://a.test/", "/chat/completions", "/chat/completions"),
-        (
-            "http://a.test/v1",
-            "/chat/completions?",
-            "/v1/chat/completions",
-        ),
-        (
-            "http://a.test/a/b//",
-            "/v1/chat/completions/x/y",
-            "/a/b/chat/completions/x/y",
-        ),
-        (
-            "http://a.test/v1?k=1",
-            "/chat/completions",
-            "/v1/chat/completions?k=1",
-        ),
-        (
-            "http://a.test/v1?k=1",
-            "/chat/completions?l=%20&l",
-            "/v1/chat/completions?k=1&l=%20&l",
-        ),
-        (
-            "http://a.test/v1/?",
-            "/chat/completions?l",
-            "/v1/chat/completions?l",
-        ),
-        (
-            "http://a.test/%7Ea",
-            "/v1/chat/completions/%2F",
-            "/%7Ea/chat/completions/%2F",
-        ),
-    ] {
-        let mut written = Vec::new();
-        at(url).write_target(&request.parse().unwrap(), &mut written);
-        let written = String::from_utf8(written).unwrap();
-        assert_eq!(written, target, "{url} and {request}");
-    }
-}
-
-#[test]
 fn an_origin_is_scheme_host_and_port() {
     assert!(at("http://a.test/v1").origin() == at("http://a.test/v2?k=1").origin());
     for other in ["http://b.test/v1", "http://a.test:8080/v1"] {

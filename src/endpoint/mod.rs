@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{Extensions, Uri};
 
-pub(crate) use self::path::{PathPattern, find_match};
+pub(crate) use self::path::{PathPattern, find_match, next_decoded};
 use self::path::{has_dot_segment, matches_exactly};
 
 const CHAT_COMPLETIONS: &str = "/chat/completions";

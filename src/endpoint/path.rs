@@ -23,7 +23,7 @@ pub(super) fn has_dot_segment(path: &str) -> bool {
 }
 
 /// The first byte of a path with its percent-encoding undone, and what follows it.
-fn next_decoded(path: &[u8]) -> Option<(u8, &[u8])> {
+pub(crate) fn next_decoded(path: &[u8]) -> Option<(u8, &[u8])> {
     match path {
         [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
             Some((hex(*high) << 4 | hex(*low), rest))

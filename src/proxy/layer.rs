@@ -73,10 +73,10 @@ impl OpenAiProxyLayer {
     /// The same layer with connections of its own, for a thread with a runtime of its own. The
     /// configuration and what is known of the backends stay shared.
     #[must_use]
-    pub fn with_own_connections(&self) -> Self {
+    pub fn with_separate_pool(&self) -> Self {
         Self {
             shared: self.shared.clone(),
-            forward: self.forward.with_own_connections(),
+            forward: self.forward.with_separate_pool(),
         }
     }
 }

@@ -101,7 +101,7 @@ fn run(
 
     let (draining, receiver) = watch::channel(false);
     for listener in listeners {
-        let layer = layer.with_own_connections();
+        let layer = layer.with_separate_pool();
         let (tls, draining) = (current_tls.clone(), receiver.clone());
         let runtime = runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
