@@ -226,22 +226,14 @@ impl Backend {
         self.0.credential.as_ref()
     }
 
-    /// Writes the request target (RFC 9112, section 3.2.1) for a path below the prefix: the base
-    /// URL's path, that path, and both queries.
-    pub(crate) fn write_target(&self, path: &str, query: Option<&str>, target: &mut Vec<u8>) {
-        target.extend_from_slice(self.0.url.path().as_bytes());
-        target.extend_from_slice(path.as_bytes());
-        let queries = [self.0.url.query(), query];
-        let mut separator = b'?';
-        for query in queries
-            .into_iter()
-            .flatten()
-            .filter(|query| !query.is_empty())
-        {
-            target.push(separator);
-            target.extend_from_slice(query.as_bytes());
-            separator = b'&';
-        }
+    /// The path of the base URL, without a trailing slash.
+    pub(crate) fn base_path(&self) -> &str {
+        self.0.url.path()
+    }
+
+    /// The query of the base URL.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.0.url.query()
     }
 }
 

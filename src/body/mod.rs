@@ -31,6 +31,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
@@ -44,13 +45,15 @@ use crate::{
     clock::IdleClock,
     error::{BoxError, Error, Kind},
     exchange,
+    header::is_trailer_allowed,
     rope::{Replaced, Rope},
 };
 
 /// A request's body inside the stack, whatever the server's own body type is.
 ///
 /// It costs one allocation, and in return every stage has the same type. A buffered body is handed
-/// on by reference count. Trailers of a buffered body are dropped (RFC 9110, section 6.5.1).
+/// on by reference count. Trailers of a buffered body are dropped, as are those of any body that frame,
+/// route or authenticate the request (RFC 9110, section 6.5.1).
 pub struct RequestBody {
     state: State,
     exchange: Option<exchange::Handle>,
@@ -308,7 +311,10 @@ impl Streamed {
                 .max_bytes
                 .checked_sub(length)
                 .ok_or_else(|| Error::new(Kind::BodyTooLarge))?;
-            Ok(frame)
+            Ok(match frame.into_trailers() {
+                Ok(trailers) => Frame::trailers(allowed_trailers(trailers)),
+                Err(frame) => frame,
+            })
         }))
     }
 
@@ -321,6 +327,17 @@ impl Streamed {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         body.size_hint()
     }
+}
+
+fn allowed_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    if !trailers.keys().all(is_trailer_allowed) {
+        for (name, value) in &std::mem::take(&mut trailers) {
+            if is_trailer_allowed(name) {
+                trailers.append(name.clone(), value.clone());
+            }
+        }
+    }
+    trailers
 }
 
 /// The next chunk of a body in memory, which is empty at the end.

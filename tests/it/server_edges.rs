@@ -420,7 +420,7 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
     let config = TempFile::new("config.json", DEMO_CONFIG);
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -Sn 80; ulimit -Hn 90; exec "$0" "$@""#]);
-    command.arg(support::example("server"));
+    command.arg(crate::support::example("server"));
     command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--config"]);
     let server = Server::spawn(command.arg(&config.path).env_remove("RUST_LOG"));
     let limits = fs::read_to_string(format!("/proc/{}/limits", server.id()));
