@@ -100,11 +100,11 @@ fn compare_ignore_case(a: &[u8], b: &[u8]) -> Ordering {
 /// The method that a browser's preflight announces, if the request is one (the Fetch standard,
 /// section 4.8).
 pub(crate) fn preflighted_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    if *method != Method::OPTIONS || !headers.contains_key(header::ORIGIN) {
+        return None;
+    }
     let announced = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
-    let is_preflight = *method == Method::OPTIONS && headers.contains_key(header::ORIGIN);
-    Method::from_bytes(announced.as_bytes())
-        .ok()
-        .filter(|_| is_preflight)
+    Method::from_bytes(announced.as_bytes()).ok()
 }
 
 /// Whether a request asks for a WebSocket (RFC 6455, section 4.1).
