@@ -83,7 +83,7 @@ pub(crate) trait Handler:
     + Sync
     + 'static
 {
-    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static;
 }
 
 impl<S, B> Handler for S
@@ -95,7 +95,7 @@ where
             Future: Send + 'static,
         >,
     S: Clone + Send + Sync + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     type Body = B;
 }
