@@ -8,6 +8,8 @@ use std::{
 
 use hyper::rt::Executor;
 
+use super::deadline;
+
 /// What the parts of a connection know of each other. All of them are on one thread.
 ///
 /// It runs the exchanges for hyper, each in a task of its own, and so counts them.
@@ -73,7 +75,10 @@ where
     fn execute(&self, exchange: F) {
         let running = Running::new(self);
         tokio::spawn(async move {
-            exchange.await;
+            // Dropped too late, it is reset.
+            if deadline::enforce(exchange).await.is_none() {
+                tracing::debug!("the client did not read its response in time");
+            }
             // The end of the exchange has woken the connection, which comes to see this next.
             drop(running);
         });

@@ -28,7 +28,7 @@ use tokio::{
 use tower::BoxError;
 
 use self::{activity::Activity, head::HeadTimeout, join::Joined};
-use super::{CLOSE_TIMEOUT, Connection, HEAD_TIMEOUT, MAX_HEAD_BYTES};
+use super::{CLOSE_TIMEOUT, Connection, HEAD_TIMEOUT, MAX_HEAD_BYTES, deadline};
 
 /// What opens a connection (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -75,6 +75,7 @@ where
             let (answer, activity) = (answer(request), activity.clone());
             async {
                 let response = answer.await?;
+                deadline::begin(&response);
                 Ok::<_, Infallible>(response.map(|body| Joined::new(body, activity)))
             }
         })
