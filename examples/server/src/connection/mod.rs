@@ -1,8 +1,11 @@
 //! One connection with a client, from its first byte on.
 
+mod deadline;
 mod http1;
 mod http2;
 mod linger;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -83,7 +86,7 @@ pub(crate) trait Handler:
     + Sync
     + 'static
 {
-    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static;
 }
 
 impl<S, B> Handler for S
@@ -95,7 +98,7 @@ where
             Future: Send + 'static,
         >,
     S: Clone + Send + Sync + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     type Body = B;
 }
@@ -214,11 +217,14 @@ async fn speak<T, S>(
         drive(&mut connection, &socket, limits.notices).await
     } else {
         let mut connection = http1::connection(socket.clone(), stream, service, &limits);
-        drive(&mut connection, &socket, limits.notices).await
+        let serving = drive(&mut connection, &socket, limits.notices);
+        let in_time = deadline::enforce(serving).await;
+        in_time.unwrap_or(Ok(End::TooLate))
     };
     match result {
         Ok(End::Proper) => {}
         Ok(End::ClientLeft) => tracing::debug!("the client left"),
+        Ok(End::TooLate) => tracing::debug!("the client did not read its response in time"),
         Err(error) => log_end(&error),
     }
 }
@@ -249,6 +255,7 @@ enum Event {
 enum End {
     Proper,
     ClientLeft,
+    TooLate,
 }
 
 /// Serves a connection to its end, which notices bring nearer.
