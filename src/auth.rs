@@ -44,7 +44,7 @@ use tower::{Layer, Service};
 use crate::{
     config::Config,
     error::{BoxError, Error, Kind},
-    header::is_credential,
+    header::{X_API_KEY, is_credential, preflighted_method},
     service::accessors,
 };
 
@@ -90,8 +90,8 @@ impl<S> Layer<S> for AuthPassthroughLayer {
     }
 }
 
-/// Forwards requests that have credentials (`Authorization`, `api-key` or `x-api-key`, not empty);
-/// the others fail with a 401 error.
+/// Forwards requests that have credentials (`Authorization` or `api-key`, not empty); the others
+/// fail with a 401 error. A browser's preflight needs none.
 ///
 /// See the [module documentation](self).
 #[derive(Clone, Debug)]
@@ -124,8 +124,11 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let has_credentials = mark_credentials(request.headers_mut());
+        let is_allowed = has_credentials
+            || !self.required
+            || preflighted_method(request.method(), request.headers()).is_some();
         ResponseFuture {
-            state: if has_credentials || !self.required {
+            state: if is_allowed {
                 State::Forwarded {
                     future: self.inner.call(request),
                 }
@@ -136,13 +139,14 @@ where
     }
 }
 
-/// Marks the fields that may hold a key as sensitive, and tells whether one isn't empty.
+/// Marks the fields that may hold a key as sensitive, and tells whether one that OpenAI's API takes
+/// isn't empty.
 fn mark_credentials(headers: &mut HeaderMap) -> bool {
     let mut found = false;
     // Not by `entry`, which makes the map grow.
     for (name, value) in headers.iter_mut() {
         if is_credential(name) {
-            found |= !value.is_empty();
+            found |= *name != X_API_KEY && !value.is_empty();
             value.set_sensitive(true);
         }
     }

@@ -45,7 +45,7 @@ use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration}
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::{backend::Backend, json};
+use crate::{backend::Backend, json, multipart};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -98,6 +98,9 @@ pub(crate) enum Kind {
     UnsupportedTransferCoding,
     UnsupportedContentEncoding,
     NotAJsonObject,
+    BadForm,
+    NoBoundary,
+    TwoModels,
     Unrouted,
     Refused,
     Dns,
@@ -127,6 +130,9 @@ impl Kind {
             }
             Kind::DotSegments
             | Kind::NotAJsonObject
+            | Kind::BadForm
+            | Kind::NoBoundary
+            | Kind::TwoModels
             | Kind::BodyTruncated
             | Kind::UnsupportedTransferCoding => (StatusCode::BAD_REQUEST, "http_request_error"),
             Kind::NoCredentials => (StatusCode::UNAUTHORIZED, "http_request_denied"),
@@ -186,7 +192,16 @@ impl Kind {
                 "The proxy reads or replaces the model, so the request body must come without `Content-Encoding`."
             }
             Kind::NotAJsonObject => {
-                "The proxy replaces the model, so the request body must be a JSON object"
+                "The proxy reads or replaces the model, so the request body must be a JSON object"
+            }
+            Kind::BadForm => {
+                "The proxy reads or replaces the model, so the request body must be a valid form"
+            }
+            Kind::NoBoundary => {
+                "The `Content-Type` of a form must have a valid `boundary` parameter."
+            }
+            Kind::TwoModels => {
+                "The request names two different models; send one `model`, spelled in lower case."
             }
             Kind::Refused => "No connection to {} could be established.",
             Kind::Dns => "The host name of {} could not be resolved.",
@@ -475,6 +490,12 @@ impl From<json::Invalid> for Error {
     }
 }
 
+impl From<multipart::Invalid> for Error {
+    fn from(error: multipart::Invalid) -> Self {
+        Self::new(Kind::BadForm).with_source(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let custom = self.0.custom.as_ref();
@@ -482,7 +503,7 @@ impl fmt::Display for Error {
             return f.write_str(message);
         }
         let message = self.0.kind.message();
-        if self.0.kind == Kind::NotAJsonObject {
+        if matches!(self.0.kind, Kind::NotAJsonObject | Kind::BadForm) {
             // Where and what: neither quotes the body.
             return match &self.0.source {
                 Some(position) => write!(f, "{message}: {position}."),

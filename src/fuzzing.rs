@@ -1,33 +1,45 @@
-//! What the fuzz targets (`fuzz/`) reach of the private parts. Only cargo-fuzz compiles it.
+//! The private parts that the fuzz targets (`fuzz/`) reach. Only cargo-fuzz compiles it.
 
 #![allow(missing_docs, missing_debug_implementations)]
 
 use std::{ffi::OsString, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri};
+use http::{Extensions, HeaderValue, Request, StatusCode, Uri};
 use http_body::SizeHint;
 
 use crate::{
     Backend, Config, ConfigError,
     config::{self, BackendSettings},
-    endpoint::{self, Ours, Prefixes},
+    endpoint::{Matched, Mount, PathMatch},
     forward,
-    model::splice::{self, Splice},
+    json::{self, Scanner},
+    rope::{Replaced, RopeBuilder},
 };
 
-/// The body of which these are the pieces with its model replaced, or `None` where it is no JSON
-/// object.
-pub fn splice(pieces: &[&[u8]], model: &str) -> Option<Vec<u8>> {
-    let mut splice = Splice::new(splice::json_string(model));
-    for piece in pieces {
-        splice.feed(Bytes::copy_from_slice(piece)).ok()?;
+/// A body in these chunks, with its model replaced. `None` if it isn't a JSON object.
+pub fn splice(chunks: &[&[u8]], model: &str) -> Option<Vec<u8>> {
+    let (mut scanner, mut rope) = (Scanner::for_object(), RopeBuilder::default());
+    for chunk in chunks {
+        scanner.feed(chunk).ok()?;
+        rope.push(Bytes::copy_from_slice(chunk));
     }
-    let pieces = splice.finish().ok()?;
-    let length = pieces.remaining();
-    let new = pieces.collect::<Vec<_>>().concat();
+    let found = scanner.finish().ok()?;
+    let (spans, with) = found.with_model(json::string(model));
+    let chunks = Replaced::new(rope.finish(), spans, with);
+    let length = chunks.remaining();
+    let new = chunks.collect::<Vec<_>>().concat();
     assert_eq!(new.len() as u64, length);
     Some(new)
+}
+
+/// Whether a JSON document in these chunks is an object. `None` if it isn't JSON.
+pub fn is_object(chunks: &[&[u8]]) -> Option<bool> {
+    let mut scanner = Scanner::default();
+    for chunk in chunks {
+        scanner.feed(chunk).ok()?;
+    }
+    Some(scanner.finish().ok()?.is_object)
 }
 
 /// Reads a configuration in an environment that isn't the process's.
@@ -38,7 +50,7 @@ pub fn config(
     config::parse(text, environment)
 }
 
-/// What a configuration came to.
+/// A view of the configuration.
 pub struct Settings {
     pub backends: Vec<BackendView>,
     pub timeout: Duration,
@@ -46,6 +58,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     pub total_timeout: Option<Duration>,
     pub max_body_bytes: u64,
+    pub max_held_bytes: u64,
+    pub max_upload_bytes: u64,
     pub failover_on: Vec<StatusCode>,
     pub cooldown: Duration,
 }
@@ -56,15 +70,24 @@ pub struct BackendView {
     pub model: Option<String>,
     pub timeout: Option<Duration>,
     pub credential: Option<HeaderValue>,
+    /// As `Debug` shows them.
+    pub paths: String,
 }
 
 pub fn settings(config: &Config) -> Settings {
     let view = |backend: &BackendSettings| BackendView {
         name: backend.name.to_string(),
-        url: backend.url.clone(),
+        url: backend.url.as_ref().map(|url| {
+            let query = url.query().map(|query| format!("?{query}"));
+            let path_and_query = format!("{}/{}", url.path(), query.unwrap_or_default());
+            let mut parts = url.origin().clone().into_parts();
+            parts.path_and_query = Some(path_and_query.parse().expect("parsed before"));
+            Uri::from_parts(parts).expect("parsed before")
+        }),
         model: backend.model.as_deref().map(str::to_owned),
         timeout: backend.timeout,
         credential: backend.credential.clone(),
+        paths: format!("{:?}", backend.paths),
     };
     let settings = config.settings.clone();
     Settings {
@@ -74,6 +97,8 @@ pub fn settings(config: &Config) -> Settings {
         idle_timeout: settings.idle_timeout,
         total_timeout: settings.total_timeout,
         max_body_bytes: settings.max_body_bytes,
+        max_held_bytes: settings.max_held_bytes,
+        max_upload_bytes: settings.max_upload_bytes,
         failover_on: settings.failover_on,
         cooldown: settings.cooldown,
     }
@@ -87,19 +112,26 @@ pub fn backends(config: &Config) -> Vec<Backend> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct DotSegments;
 
-/// Whether a path is the proxy's, mounted at the usual prefixes or at others.
-pub fn is_ours(prefixes: Option<&[&str]>, path: &str) -> Result<bool, DotSegments> {
-    let prefixes = prefixes.map_or_else(Prefixes::default, Prefixes::new);
-    match prefixes.classify(path) {
-        Ours::Yes => Ok(true),
-        Ours::No => Ok(false),
-        Ours::DotSegments => Err(DotSegments),
+/// The path below the prefix, if it is an endpoint's, with the usual prefixes or with others.
+pub fn endpoint<'a>(
+    prefixes: Option<&[&str]>,
+    uri: &'a Uri,
+) -> Result<Option<&'a str>, DotSegments> {
+    let mut mount = Mount::default();
+    if let Some(prefixes) = prefixes {
+        mount.set_prefixes(prefixes);
+    }
+    match mount.classify(uri.path()) {
+        PathMatch::Endpoint(matched) => Ok(Some(matched.path(uri))),
+        PathMatch::Other => Ok(None),
+        PathMatch::Unsafe => Err(DotSegments),
     }
 }
 
-/// The part of a path that a backend gets.
-pub fn within(path: &str) -> &str {
-    endpoint::within(path)
+/// The path that a hand-made stack forwards.
+pub fn forwarded(uri: &Uri) -> Result<&str, DotSegments> {
+    let matched = Matched::of(&Extensions::new(), uri).ok_or(DotSegments)?;
+    Ok(matched.path(uri))
 }
 
 /// The head of a request as it goes to a backend, its body being so long.

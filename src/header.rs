@@ -1,19 +1,25 @@
 //! Header fields: names, and which of them concern one connection only (RFC 9110, section 7.6.1).
 
+use std::cmp::Ordering;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-/// Azure's name for the field with the key.
+/// The field with the key, as Azure names it.
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
-/// The name that Anthropic's and Google's gateways have for it.
+/// The same, as Anthropic and others name it.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The organization and the project that OpenAI bills.
+pub(crate) const OPENAI_ORGANIZATION: HeaderName = HeaderName::from_static("openai-organization");
+pub(crate) const OPENAI_PROJECT: HeaderName = HeaderName::from_static("openai-project");
 
 /// Whether a field holds a client's key.
 pub(crate) fn is_credential(name: &HeaderName) -> bool {
     *name == header::AUTHORIZATION || *name == API_KEY || *name == X_API_KEY
 }
 
-/// Selects the one backend of a request, by its name. Not forwarded.
+/// Selects a request's backend by name. Not forwarded.
 pub(crate) const X_PROXY_BACKEND: HeaderName = HeaderName::from_static("x-proxy-backend");
 
 /// Fields that concern one connection, not the message.
@@ -31,55 +37,74 @@ pub(crate) fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// What the `Connection` fields of a message say: whether the connection stays, and which other
-/// fields are hop-by-hop as well.
+/// Up to this many options are searched one by one; more are sorted first.
+const MAX_UNSORTED: usize = 8;
+
+/// The options in the `Connection` fields of a message (RFC 9110, section 7.6.1): whether the
+/// connection persists, and which other fields are hop-by-hop.
 #[derive(Default)]
-pub(crate) struct Nominated<'a> {
+pub(crate) struct ConnectionOptions<'a> {
     pub(crate) close: bool,
     pub(crate) keep_alive: bool,
     names: Vec<&'a [u8]>,
 }
 
-impl<'a> Nominated<'a> {
-    /// Adds the options in one value of a `Connection` field.
-    pub(crate) fn add(&mut self, value: &'a [u8]) {
-        for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-            // These two come with most messages.
-            if option.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep_alive = true;
-            } else if option.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if !option.is_empty() {
-                self.names.push(option);
-            }
-        }
-    }
-
-    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
-        let mut nominated = Self::default();
-        for value in headers.get_all(header::CONNECTION) {
-            nominated.add(value.as_bytes());
-        }
-        nominated
-    }
-
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        let is_named = |nominated: &&[u8]| nominated.eq_ignore_ascii_case(name.as_bytes());
-        self.names.iter().any(is_named) || (self.close && name == "close")
-    }
-
-    /// The fields without the nominated ones, in their order.
-    pub(crate) fn strip(&self, mut headers: HeaderMap) -> HeaderMap {
-        if headers.keys().any(|name| self.contains(name.as_str())) {
-            let all = std::mem::take(&mut headers);
-            for (name, value) in &all {
-                if !self.contains(name.as_str()) {
-                    headers.append(name, value.clone());
+impl<'a> ConnectionOptions<'a> {
+    /// Reads the values of all `Connection` fields of a message.
+    pub(crate) fn new(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut options = Self::default();
+        for value in values {
+            for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                // Most messages have no other than these two.
+                if option.eq_ignore_ascii_case(b"keep-alive") {
+                    options.keep_alive = true;
+                } else if option.eq_ignore_ascii_case(b"close") {
+                    options.close = true;
+                } else if !option.is_empty() {
+                    options.names.push(option);
                 }
             }
         }
-        headers
+        // A head has room for tens of thousands, which must not be compared with each field.
+        if options.names.len() > MAX_UNSORTED {
+            let names = &mut options.names;
+            names.sort_unstable_by(|a, b| compare_ignore_case(a, b));
+        }
+        options
     }
+
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        let values = headers.get_all(header::CONNECTION).iter();
+        Self::new(values.map(HeaderValue::as_bytes))
+    }
+
+    /// Whether a field name is one of the options.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        let name = name.as_bytes();
+        let is_named = if self.names.len() > MAX_UNSORTED {
+            let found = |option: &&[u8]| compare_ignore_case(option, name);
+            self.names.binary_search_by(found).is_ok()
+        } else {
+            let mut names = self.names.iter();
+            names.any(|option| option.eq_ignore_ascii_case(name))
+        };
+        is_named || (self.close && name == b"close")
+    }
+}
+
+fn compare_ignore_case(a: &[u8], b: &[u8]) -> Ordering {
+    let a = a.iter().map(u8::to_ascii_lowercase);
+    a.cmp(b.iter().map(u8::to_ascii_lowercase))
+}
+
+/// The method that a browser's preflight announces, if the request is one (the Fetch standard,
+/// section 4.8).
+pub(crate) fn preflighted_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    if *method != Method::OPTIONS || !headers.contains_key(header::ORIGIN) {
+        return None;
+    }
+    let announced = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    Method::from_bytes(announced.as_bytes()).ok()
 }
 
 /// Whether a request asks for a WebSocket (RFC 6455, section 4.1).
@@ -96,28 +121,32 @@ pub(crate) fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
         && has(header::CONNECTION, b"upgrade")
 }
 
-/// Whether a trailer is passed on: never one that frames, routes or authenticates the
-/// message (RFC 9110, section 6.5.1).
-pub(crate) fn may_trail(name: &HeaderName) -> bool {
-    let belongs_into_the_head = [
+/// Whether a message may have this field as a trailer: not if it frames, routes or authenticates
+/// the message (RFC 9110, section 6.5.1).
+pub(crate) fn is_trailer_allowed(name: &HeaderName) -> bool {
+    let head_only = [
         header::AUTHORIZATION,
         header::CONTENT_LENGTH,
+        header::COOKIE,
         header::HOST,
         header::TRAILER,
         API_KEY,
+        OPENAI_ORGANIZATION,
+        OPENAI_PROJECT,
+        X_API_KEY,
         X_PROXY_BACKEND,
     ];
-    !is_hop_by_hop(name.as_str()) && !belongs_into_the_head.contains(name)
+    !is_hop_by_hop(name.as_str()) && !head_only.contains(name)
 }
 
-/// Whether a request is in a transfer coding besides `chunked`, which alone has been undone.
-pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+/// Whether a request has a transfer coding other than `chunked`, the only one that servers decode.
+pub(crate) fn has_transfer_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Whether a `TE` value asks for trailers, the one of its values that is passed on.
-pub(crate) fn asks_for_trailers(te: &HeaderValue) -> bool {
+/// Whether a `TE` value accepts trailers, the only one of its values that is forwarded.
+pub(crate) fn accepts_trailers(te: &HeaderValue) -> bool {
     te.as_bytes().split(|&byte| byte == b',').any(|coding| {
         let coding = coding.split(|&byte| byte == b';').next();
         coding.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
@@ -129,16 +158,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connection_nominates_fields_in_any_spelling() {
+    fn connection_options_are_field_names_in_any_case() {
         let mut headers = HeaderMap::new();
         headers.append("connection", HeaderValue::from_static("close, X-One ,"));
         headers.append("connection", HeaderValue::from_static("x-two"));
 
-        let nominated = Nominated::of(&headers);
+        let options = ConnectionOptions::of(&headers);
 
-        assert!(nominated.contains("x-one") && nominated.contains("x-two"));
-        assert!(nominated.close && nominated.contains("close"));
-        assert!(!nominated.contains("x-three") && !nominated.contains(""));
+        assert!(options.contains("x-one") && options.contains("x-two"));
+        assert!(options.close && options.contains("close"));
+        assert!(!options.contains("x-three") && !options.contains(""));
+    }
+
+    #[test]
+    fn many_connection_options_are_found_as_well() {
+        let names: Vec<_> = (0..1000)
+            .map(|number| format!("X-{}", number * 7 % 1000))
+            .collect();
+        let value = names.join(", ");
+        let options = ConnectionOptions::new([value.as_bytes()]);
+
+        for name in &names {
+            assert!(options.contains(&name.to_ascii_lowercase()), "{name}");
+        }
+        assert!(!options.contains("x-1000") && !options.contains("x-"));
     }
 
     #[test]
@@ -152,7 +195,7 @@ mod tests {
             ("xtrailers", false),
         ] {
             assert_eq!(
-                asks_for_trailers(&HeaderValue::from_static(te)),
+                accepts_trailers(&HeaderValue::from_static(te)),
                 expected,
                 "{te}"
             );

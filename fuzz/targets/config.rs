@@ -110,6 +110,8 @@ fn check_config(config: &Config) {
     assert!(settings.connect_timeout <= settings.timeout);
     assert!(settings.cooldown <= LONGEST);
     assert!(settings.max_body_bytes > 0);
+    assert!(settings.max_held_bytes > 0);
+    assert!(settings.max_upload_bytes > 0);
     let statuses = settings.failover_on.iter();
     assert!(
         statuses
@@ -123,7 +125,13 @@ fn check_config(config: &Config) {
         let is_shown = |backend: &BackendView| {
             let url = backend.url.as_ref();
             let url = url.map(|url| format!("{}{}", url.authority().unwrap(), url.path()));
-            let shown = [Some(backend.name.clone()), backend.model.clone(), url];
+            let paths = Some(backend.paths.clone());
+            let shown = [
+                Some(backend.name.clone()),
+                backend.model.clone(),
+                url,
+                paths,
+            ];
             shown.iter().flatten().any(|text| text.contains(SECRET))
         };
         assert!(settings.backends.iter().any(is_shown), "{debug}");

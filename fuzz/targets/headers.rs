@@ -10,8 +10,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use libfuzzer_sys::fuzz_target;
 use tower_openai_proxy::{Backend, BackendConfig, Config, fuzzing};
 
-const ENDPOINT: &str = "/chat/completions";
-
 type Field<'a> = (&'a str, Cow<'a, [u8]>);
 
 /// One of the proxy's own key, and one that gets the client's.
@@ -56,6 +54,10 @@ fn request_line(line: &[u8]) -> Option<(Request<()>, Option<u64>)> {
     let mut words = line.split(|&byte| byte == b' ');
     let method = Method::from_bytes(words.next()?).ok()?;
     let uri = Uri::try_from(words.next()?).ok()?;
+    // The fork refuses `OPTIONS *` and CONNECT.
+    if !uri.path().starts_with('/') {
+        return None;
+    }
     let version = match words.next()? {
         b"2" => Version::HTTP_2,
         _ => Version::HTTP_11,
@@ -112,22 +114,16 @@ fn check_lines(head: &[u8]) {
 }
 
 fn target(uri: &Uri, is_own: bool) -> String {
-    let path = uri.path();
     let (base, own_query) = if is_own {
         ("/base", Some("api-version=1"))
     } else {
         ("", None)
     };
-    let mut rests = (0..path.len()).filter_map(|start| path.get(start..));
-    let within = rests.find(|path| match path.strip_prefix(ENDPOINT) {
-        Some(rest) => rest.is_empty() || rest.starts_with('/'),
-        None => false,
-    });
-    let within = within.unwrap_or(ENDPOINT);
+    let path = fuzzing::forwarded(uri).unwrap_or("/"); // The target `paths` checks these.
     let queries = [own_query, uri.query().filter(|query| !query.is_empty())];
     let queries: Vec<_> = queries.into_iter().flatten().collect();
     let mark = if queries.is_empty() { "" } else { "?" };
-    format!("{base}{within}{mark}{}", queries.join("&"))
+    format!("{base}{path}{mark}{}", queries.join("&"))
 }
 
 /// Takes out the one field that says how the body is framed, which must be the right one.

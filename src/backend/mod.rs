@@ -35,14 +35,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Uri, uri::Scheme};
 use tokio::time::Instant;
 
 use crate::{
     config::{BackendSettings, BaseUrl, Config},
     endpoint::{self, PathPattern},
-    json,
 };
 
 /// One backend of the configuration. Cheap to clone.
@@ -57,10 +55,11 @@ struct Inner {
     name: Box<str>,
     url: BaseUrl,
     origin: Origin,
-    model: Option<Model>,
+    model: Option<Arc<str>>,
     timeouts: Timeouts,
     credential: Option<HeaderValue>,
     paths: Option<Box<[PathPattern]>>,
+    is_selectable: bool,
     cooldown: Duration,
     health: Arc<Health>,
 }
@@ -110,12 +109,6 @@ impl Origin {
     }
 }
 
-pub(crate) struct Model {
-    pub(crate) name: Box<str>,
-    /// The name as JSON text.
-    pub(crate) json: Bytes,
-}
-
 /// The timeouts of one backend.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -147,10 +140,7 @@ impl Backend {
             name: backend.name.clone(),
             origin: Origin(Arc::new(url.origin().clone())),
             url: url.clone(),
-            model: backend.model.as_deref().map(|name| Model {
-                name: name.into(),
-                json: json::string(name),
-            }),
+            model: backend.model.as_deref().map(Into::into),
             timeouts: Timeouts {
                 connect: settings.connect_timeout.min(response_head),
                 response_head,
@@ -158,6 +148,7 @@ impl Backend {
             },
             credential: backend.credential.clone(),
             paths: backend.paths.clone(),
+            is_selectable: settings.backend_header,
             cooldown: settings.cooldown,
             health: previous
                 .iter()
@@ -173,7 +164,7 @@ impl Backend {
 
     /// The model that replaces the request's, where one is configured.
     pub fn model(&self) -> Option<&str> {
-        Some(&self.model_override()?.name)
+        self.0.model.as_deref()
     }
 
     /// The base URL as configured. Its query may hold a key.
@@ -221,7 +212,7 @@ impl Backend {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    pub(crate) fn model_override(&self) -> Option<&Model> {
+    pub(crate) fn model_override(&self) -> Option<&Arc<str>> {
         self.0.model.as_ref()
     }
 
@@ -233,26 +224,23 @@ impl Backend {
         self.0.url.authority()
     }
 
+    /// Whether `X-Proxy-Backend` selects it, so that the field isn't forwarded.
+    pub(crate) fn is_selectable(&self) -> bool {
+        self.0.is_selectable
+    }
+
     pub(crate) fn credential(&self) -> Option<&HeaderValue> {
         self.0.credential.as_ref()
     }
 
-    /// Writes the request target (RFC 9112, section 3.2.1) for a path below the prefix: the base
-    /// URL's path, that path, and both queries.
-    pub(crate) fn write_target(&self, path: &str, query: Option<&str>, target: &mut Vec<u8>) {
-        target.extend_from_slice(self.0.url.path().as_bytes());
-        target.extend_from_slice(path.as_bytes());
-        let queries = [self.0.url.query(), query];
-        let mut separator = b'?';
-        for query in queries
-            .into_iter()
-            .flatten()
-            .filter(|query| !query.is_empty())
-        {
-            target.push(separator);
-            target.extend_from_slice(query.as_bytes());
-            separator = b'&';
-        }
+    /// The path of the base URL, without a trailing slash.
+    pub(crate) fn base_path(&self) -> &str {
+        self.0.url.path()
+    }
+
+    /// The query of the base URL.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.0.url.query()
     }
 }
 

@@ -1,7 +1,6 @@
 use tokio::time::sleep;
 
 use super::*;
-use crate::endpoint::Matched;
 
 /// The backends of a configuration with these entries.
 fn backends(entries: &str, settings: &str) -> Arc<[Backend]> {
@@ -22,52 +21,6 @@ fn only_entries_with_a_url_are_backends() {
     assert_eq!(names, ["b", "d"]);
     let models: Vec<_> = backends.iter().map(Backend::model).collect();
     assert_eq!(models, [None, Some("m")]);
-}
-
-#[test]
-fn the_target_is_the_base_urls_path_and_both_queries() {
-    for (url, request, target) in [
-        ("http://a.test", "/v1/chat/completions", "/chat/completions"),
-        ("http://a.test/", "/chat/completions", "/chat/completions"),
-        (
-            "http://a.test/v1",
-            "/chat/completions?",
-            "/v1/chat/completions",
-        ),
-        (
-            "http://a.test/a/b//",
-            "/v1/chat/completions/x/y",
-            "/a/b/chat/completions/x/y",
-        ),
-        (
-            "http://a.test/v1?k=1",
-            "/chat/completions",
-            "/v1/chat/completions?k=1",
-        ),
-        (
-            "http://a.test/v1?k=1",
-            "/chat/completions?l=%20&l",
-            "/v1/chat/completions?k=1&l=%20&l",
-        ),
-        (
-            "http://a.test/v1/?",
-            "/chat/completions?l",
-            "/v1/chat/completions?l",
-        ),
-        (
-            "http://a.test/%7Ea",
-            "/v1/chat/completions/%2F",
-            "/%7Ea/chat/completions/%2F",
-        ),
-    ] {
-        let mut written = Vec::new();
-        let (parts, ()) = http::Request::get(request).body(()).unwrap().into_parts();
-        let matched = Matched::of(&parts.extensions, &parts.uri).unwrap();
-        let path = matched.path(&parts.uri);
-        at(url).write_target(path, parts.uri.query(), &mut written);
-        let written = String::from_utf8(written).unwrap();
-        assert_eq!(written, target, "{url} and {request}");
-    }
 }
 
 #[test]

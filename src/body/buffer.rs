@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{RequestBody, State};
 use crate::{
     error::{Error, Kind},
-    json::{self, Found, Scanner},
+    json, multipart,
     rope::{Rope, RopeBuilder},
 };
 
@@ -70,7 +70,7 @@ impl Drop for Reservation {
 #[derive(Clone)]
 pub(super) struct Buffered {
     rope: Rope,
-    found: Option<Arc<Result<Found, json::Invalid>>>,
+    found: Option<Arc<Result<Found, Error>>>,
     reservation: Option<Arc<Reservation>>,
 }
 
@@ -92,7 +92,7 @@ impl Buffered {
         self.rope.copy(range)
     }
 
-    pub(super) fn found(&self) -> Option<&Result<Found, json::Invalid>> {
+    pub(super) fn found(&self) -> Option<&Result<Found, Error>> {
         self.found.as_deref()
     }
 }
@@ -107,14 +107,54 @@ impl From<Rope> for Buffered {
     }
 }
 
-/// Whether a body is scanned as JSON while it is read.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How a body is scanned while it is read.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Scan {
     No,
-    /// It may turn out not to be JSON.
-    Lenient,
-    /// It must be a JSON object: reading ends with the first byte that shows it isn't.
-    Strict,
+    Json {
+        /// It must be an object: reading ends with the first byte that shows it isn't.
+        is_strict: bool,
+    },
+    /// As a form with this boundary.
+    Form(Vec<u8>),
+}
+
+/// What a scan has found.
+pub(crate) enum Found {
+    Json(json::Found),
+    Form(multipart::Found),
+}
+
+enum Scanner {
+    Json(Box<json::Scanner>),
+    Form(Box<multipart::Scanner>),
+}
+
+impl Scanner {
+    fn new(scan: Scan) -> Option<Self> {
+        match scan {
+            Scan::No => None,
+            Scan::Json { is_strict: false } => Some(Self::Json(Box::default())),
+            Scan::Json { is_strict: true } => {
+                Some(Self::Json(Box::new(json::Scanner::for_object())))
+            }
+            Scan::Form(boundary) => Some(Self::Form(Box::new(multipart::Scanner::new(&boundary)))),
+        }
+    }
+
+    fn feed(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Json(json) => Ok(json.feed(chunk)?),
+            Self::Form(form) => Ok(form.feed(chunk)?),
+        }
+    }
+
+    fn finish(self) -> Result<Found, Error> {
+        Ok(match self {
+            Self::Json(json) => Found::Json(json.finish()?),
+            Self::Form(form) => Found::Form(form.finish()?),
+        })
+    }
 }
 
 /// Reads a body to its end.
@@ -123,7 +163,7 @@ pub(crate) struct Buffer {
     body: RequestBody,
     read: RopeBuilder,
     scanner: Option<Scanner>,
-    failed_scan: Option<json::Invalid>,
+    failed_scan: Option<Error>,
     is_strict: bool,
     reservation: Option<Reservation>,
     rate: Rate,
@@ -136,15 +176,11 @@ impl Buffer {
             State::Streamed(streamed) => streamed.budget.clone(),
             _ => None,
         };
-        let scanner = match scan {
-            Scan::Lenient if !is_scanned => Some(Scanner::default()),
-            Scan::Strict if !is_scanned => Some(Scanner::for_object()),
-            _ => None,
-        };
+        let is_strict = scan == Scan::Json { is_strict: true };
         Self {
-            scanner,
+            scanner: Scanner::new(scan).filter(|_| !is_scanned),
             failed_scan: None,
-            is_strict: scan == Scan::Strict,
+            is_strict,
             reservation: reservation.map(|budget| Reservation { budget, bytes: 0 }),
             rate: Rate::default(),
             read: RopeBuilder::default(),
@@ -157,12 +193,12 @@ impl Buffer {
             reservation.grow(chunk.len() as u64)?;
         }
         if let Some(scanner) = &mut self.scanner
-            && let Err(invalid) = scanner.feed(&chunk)
+            && let Err(error) = scanner.feed(&chunk)
         {
             if self.is_strict {
-                return Err(invalid.into());
+                return Err(error);
             }
-            self.failed_scan = Some(invalid);
+            self.failed_scan = Some(error);
             self.scanner = None;
         }
         self.read.push(chunk);
@@ -171,14 +207,14 @@ impl Buffer {
 
     fn finish(&mut self) -> Result<RequestBody, Error> {
         let found = match (self.failed_scan.take(), self.scanner.take()) {
-            (Some(invalid), _) => Some(Err(invalid)),
+            (Some(error), _) => Some(Err(error)),
             (None, Some(scanner)) => Some(scanner.finish()),
             (None, None) => None,
         };
         if self.is_strict
-            && let Some(Err(invalid)) = found
+            && let Some(Err(error)) = found
         {
-            return Err(invalid.into());
+            return Err(error);
         }
         // One that was buffered before keeps its place in the budget.
         let reservation = match &self.body.state {
@@ -203,6 +239,9 @@ impl Future for Buffer {
         let this = &mut *self;
         if this.scanner.is_none() && !matches!(this.body.state, State::Streamed(_)) {
             return Poll::Ready(Ok(std::mem::take(&mut this.body)));
+        }
+        if this.body.is_too_large() {
+            return Poll::Ready(Err(Error::new(Kind::BodyTooLarge)));
         }
         let mut turn = 0;
         loop {

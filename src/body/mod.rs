@@ -16,6 +16,7 @@
 //! ```
 
 mod buffer;
+mod lend;
 #[cfg(test)]
 mod tests;
 
@@ -30,24 +31,29 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
-use self::buffer::Buffered;
-pub(crate) use self::buffer::{Budget, Buffer, Scan};
+use self::{buffer::Buffered, lend::Lent};
+pub(crate) use self::{
+    buffer::{Budget, Buffer, Found, Scan},
+    lend::Lender,
+};
 use crate::{
     backend::Backend,
     clock::IdleClock,
     error::{BoxError, Error, Kind},
     exchange,
-    json::{self, Found},
+    header::is_trailer_allowed,
     rope::{Replaced, Rope},
 };
 
 /// A request's body inside the stack, whatever the server's own body type is.
 ///
 /// It costs one allocation, and in return every stage has the same type. A buffered body is handed
-/// on by reference count. Trailers of a buffered body are dropped (RFC 9110, section 6.5.1).
+/// on by reference count. Trailers of a buffered body are dropped, as are those of any body that frame,
+/// route or authenticate the request (RFC 9110, section 6.5.1).
 pub struct RequestBody {
     state: State,
     exchange: Option<exchange::Handle>,
@@ -58,12 +64,15 @@ enum State {
     Buffered(Buffered),
     /// Buffered as well, with its model replaced. In a box, as it is large.
     Replaced(Box<(Replaced, Buffered)>),
+    /// As another attempt may need it.
+    Lent(Box<Lent>),
 }
 
 struct Streamed {
     /// Locked only where it is shared: so that a `RequestBody` is `Sync`.
     body: Mutex<UnsyncBoxBody<Bytes, BoxError>>,
     max_bytes: u64,
+    max_buffered_bytes: u64,
     idle: Option<IdleClock>,
     budget: Option<Arc<Budget>>,
 }
@@ -84,6 +93,7 @@ impl RequestBody {
             Some(body) if !body.is_end_stream() => Self::in_state(State::Streamed(Streamed {
                 body: Mutex::new(body.map_err(Into::into).boxed_unsync()),
                 max_bytes: u64::MAX,
+                max_buffered_bytes: u64::MAX,
                 idle: None,
                 budget: None,
             })),
@@ -126,9 +136,10 @@ impl RequestBody {
         self
     }
 
-    /// Counts the bytes against this budget while they are buffered.
-    pub(crate) fn with_budget(mut self, budget: &Arc<Budget>) -> Self {
+    /// Limits how much of it may be buffered, and counts that against this budget.
+    pub(crate) fn with_buffer_limits(mut self, bytes: u64, budget: &Arc<Budget>) -> Self {
         if let State::Streamed(streamed) = &mut self.state {
+            streamed.max_buffered_bytes = streamed.max_buffered_bytes.min(bytes);
             streamed.budget.get_or_insert_with(|| budget.clone());
         }
         self
@@ -143,7 +154,7 @@ impl RequestBody {
     /// ```
     pub fn try_clone(&self) -> Option<Self> {
         let state = match &self.state {
-            State::Streamed(_) => return None,
+            State::Streamed(_) | State::Lent(_) => return None,
             State::Buffered(buffered) => State::Buffered(buffered.clone()),
             State::Replaced(replaced) => State::Replaced(replaced.clone()),
         };
@@ -184,26 +195,30 @@ impl RequestBody {
     }
 
     /// Reads it to its end. A body that is buffered already is ready at once.
-    pub(crate) fn buffer(self, scan: Scan) -> Buffer {
+    pub(crate) fn buffer(mut self, scan: Scan) -> Buffer {
+        if let State::Lent(lent) = &mut self.state {
+            self.state = lent.take().state;
+        }
+        if let State::Streamed(streamed) = &mut self.state {
+            streamed.max_bytes = streamed.max_bytes.min(streamed.max_buffered_bytes);
+        }
         Buffer::new(self, scan)
     }
 
     /// What a scan has found in it, if it was scanned.
-    pub(crate) fn found(&self) -> Option<&Result<Found, json::Invalid>> {
+    pub(crate) fn found(&self) -> Option<&Result<Found, Error>> {
         match &self.state {
             State::Buffered(buffered) => buffered.found(),
             _ => None,
         }
     }
 
-    /// The top-level `model` of a body that was scanned; the first of several.
-    pub(crate) fn model(&self) -> Option<String> {
-        let State::Buffered(buffered) = &self.state else {
-            return None;
-        };
-        let found = buffered.found()?.as_ref().ok()?;
-        let json = buffered.copy(found.models.first()?.span.clone());
-        json::decode_string(&json)
+    /// A copy of these bytes of a buffered body.
+    pub(crate) fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        match &self.state {
+            State::Buffered(buffered) => buffered.copy(range),
+            _ => Vec::new(),
+        }
     }
 
     /// A buffered body with these spans replaced.
@@ -237,10 +252,15 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let State::Lent(lent) = &mut self.state {
+            self.state = lent.take().state;
+        }
         let frame = match &mut self.state {
             State::Streamed(streamed) => streamed.poll_frame(cx),
             State::Buffered(buffered) => ready_frame(buffered.take()),
             State::Replaced(replaced) => ready_frame(replaced.0.next().unwrap_or_default()),
+            // Never within another.
+            State::Lent(_) => Poll::Ready(None),
         };
         if let Some(exchange) = &self.exchange {
             exchange.note_upload(frame.is_pending());
@@ -253,6 +273,7 @@ impl Body for RequestBody {
             State::Streamed(streamed) => streamed.is_end_stream(),
             State::Buffered(buffered) => buffered.len() == 0,
             State::Replaced(replaced) => replaced.0.remaining() == 0,
+            State::Lent(lent) => lent.get().is_none_or(Self::is_end_stream),
         }
     }
 
@@ -261,6 +282,7 @@ impl Body for RequestBody {
             State::Streamed(streamed) => streamed.size_hint(),
             State::Buffered(buffered) => SizeHint::with_exact(buffered.len() as u64),
             State::Replaced(replaced) => SizeHint::with_exact(replaced.0.remaining()),
+            State::Lent(lent) => lent.get().map(Self::size_hint).unwrap_or_default(),
         }
     }
 }
@@ -289,7 +311,10 @@ impl Streamed {
                 .max_bytes
                 .checked_sub(length)
                 .ok_or_else(|| Error::new(Kind::BodyTooLarge))?;
-            Ok(frame)
+            Ok(match frame.into_trailers() {
+                Ok(trailers) => Frame::trailers(allowed_trailers(trailers)),
+                Err(frame) => frame,
+            })
         }))
     }
 
@@ -304,6 +329,17 @@ impl Streamed {
     }
 }
 
+fn allowed_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    if !trailers.keys().all(is_trailer_allowed) {
+        for (name, value) in &std::mem::take(&mut trailers) {
+            if is_trailer_allowed(name) {
+                trailers.append(name.clone(), value.clone());
+            }
+        }
+    }
+    trailers
+}
+
 /// The next chunk of a body in memory, which is empty at the end.
 fn ready_frame(chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
     Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
@@ -312,7 +348,7 @@ fn ready_frame(chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Streamed(_) => "Streamed",
+            State::Streamed(_) | State::Lent(_) => "Streamed",
             State::Buffered(_) | State::Replaced(_) => "Buffered",
         };
         f.debug_struct("RequestBody")

@@ -229,10 +229,12 @@ async fn a_held_body_is_handed_on_in_pieces_of_the_same_memory() {
 #[tokio::test]
 async fn a_replaced_body_has_the_length_that_it_tells() {
     let body = RequestBody::from(Bytes::from_static(br#"{"model": "a", "n": 1}"#));
-    let body = body.buffer(Scan::Strict).await.unwrap();
-    assert_eq!(body.model().as_deref(), Some("a"));
-    let found = body.found().unwrap().as_ref().unwrap();
-    let (spans, with) = found.with_model(json::string("other"));
+    let body = body.buffer(Scan::Json { is_strict: true }).await.unwrap();
+    let Some(Ok(Found::Json(found))) = body.found() else {
+        panic!("not found");
+    };
+    assert_eq!(body.copy(found.models[0].span.clone()), b"\"a\"");
+    let (spans, with) = found.with_model(crate::json::string("other"));
     let body = body.replace(spans, with);
     let expected = r#"{"model": "other", "n": 1}"#;
     assert_eq!(body.size_hint().exact(), Some(expected.len() as u64));
@@ -246,19 +248,22 @@ async fn a_replaced_body_has_the_length_that_it_tells() {
 async fn a_body_that_is_no_json_object_is_found_out_at_once_where_it_must_be_one() {
     let (mut sender, body) = in_pieces();
     sender.send_data("[".into()).await.unwrap();
-    let error = soon(body.buffer(Scan::Strict)).await.err().unwrap();
+    let error = soon(body.buffer(Scan::Json { is_strict: true }))
+        .await
+        .err()
+        .unwrap();
     assert_eq!(error.status(), 400);
 
     let body = of_pieces(&["not", " json"]).await;
-    let body = body.buffer(Scan::Lenient).await.unwrap();
-    assert!(body.found().unwrap().is_err() && body.model().is_none());
+    let body = body.buffer(Scan::Json { is_strict: false }).await.unwrap();
+    assert!(body.found().unwrap().is_err());
     assert_eq!(bytes(body).await, "not json");
 }
 
 #[tokio::test]
 async fn a_long_scan_lets_other_tasks_run() {
     let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
-    let mut buffer = RequestBody::from(Bytes::from(json)).buffer(Scan::Strict);
+    let mut buffer = RequestBody::from(Bytes::from(json)).buffer(Scan::Json { is_strict: true });
     let mut turns = 0;
     let mut cx = Context::from_waker(std::task::Waker::noop());
     while Pin::new(&mut buffer).poll(&mut cx).is_pending() {
@@ -278,11 +283,15 @@ fn budget(limit: u64) -> Arc<Budget> {
 #[tokio::test]
 async fn buffered_bodies_share_a_budget_and_give_it_back() {
     let budget = budget(5);
-    let first = of_pieces(&["ab", "c"]).await.with_budget(&budget);
+    let first = of_pieces(&["ab", "c"])
+        .await
+        .with_buffer_limits(u64::MAX, &budget);
     let first = first.buffer(Scan::No).await.unwrap();
     let clone = first.try_clone().unwrap();
 
-    let second = of_pieces(&["def"]).await.with_budget(&budget);
+    let second = of_pieces(&["def"])
+        .await
+        .with_buffer_limits(u64::MAX, &budget);
     let error = second.buffer(Scan::No).await.err().unwrap();
     assert_eq!(
         (error.status().as_u16(), error.code()),
@@ -292,23 +301,36 @@ async fn buffered_bodies_share_a_budget_and_give_it_back() {
     assert_eq!(response.headers()["retry-after"], "1");
 
     drop(first);
-    let third = of_pieces(&["def"]).await.with_budget(&budget);
+    let third = of_pieces(&["def"])
+        .await
+        .with_buffer_limits(u64::MAX, &budget);
     assert!(third.buffer(Scan::No).await.is_err(), "a clone has it");
     drop(clone);
-    let fourth = of_pieces(&["defgh"]).await.with_budget(&budget);
+    let fourth = of_pieces(&["defgh"])
+        .await
+        .with_buffer_limits(u64::MAX, &budget);
     // A second look at it doesn't count it twice, nor give it back.
     let fourth = fourth.buffer(Scan::No).await.unwrap();
-    let fourth = fourth.buffer(Scan::Lenient).await.unwrap();
-    let fifth = of_pieces(&["i"]).await.with_budget(&budget);
+    let fourth = fourth
+        .buffer(Scan::Json { is_strict: false })
+        .await
+        .unwrap();
+    let fifth = of_pieces(&["i"])
+        .await
+        .with_buffer_limits(u64::MAX, &budget);
     assert!(fifth.buffer(Scan::No).await.is_err());
     drop(fourth);
-    let sixth = of_pieces(&["ijklm"]).await.with_budget(&budget);
+    let sixth = of_pieces(&["ijklm"])
+        .await
+        .with_buffer_limits(u64::MAX, &budget);
     assert!(sixth.buffer(Scan::No).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_streamed_body_needs_no_budget() {
-    let body = of_pieces(&["abc"]).await.with_budget(&budget(1));
+    let body = of_pieces(&["abc"])
+        .await
+        .with_buffer_limits(u64::MAX, &budget(1));
     assert_eq!(bytes(body).await, "abc");
 }
 
@@ -370,4 +392,34 @@ fn debug_shows_no_content() {
             "{debug}"
         );
     }
+}
+
+// Lent to attempts.
+
+#[tokio::test]
+async fn a_body_is_lent_again_until_it_was_read_from() {
+    let lender = Lender::new(of_pieces(&["ab", "c"]).await);
+    let lent = lender.lend().unwrap();
+    assert!(!lent.is_end_stream() && lender.lend().is_none());
+    drop(lent);
+    let mut lent = lender.lend().unwrap();
+    assert_eq!(next(&mut lent).await.unwrap(), "ab");
+    drop(lent);
+    assert!(lender.lend().is_none());
+
+    let lender = Lender::new(RequestBody::from(Bytes::from("abc")));
+    for _ in 0..2 {
+        assert_eq!(bytes(lender.lend().unwrap()).await, "abc");
+    }
+}
+
+#[tokio::test]
+async fn what_is_buffered_has_a_limit_of_its_own() {
+    let body = || async {
+        let body = of_pieces(&["abc", "def"]).await.with_max_bytes(6);
+        body.with_buffer_limits(5, &budget(100))
+    };
+    assert_eq!(bytes(body().await).await, "abcdef");
+    let error = body().await.buffer(Scan::No).await.err().unwrap();
+    assert_eq!(error.status(), 413);
 }

@@ -12,7 +12,7 @@ use http::{Extensions, Uri};
 use self::path::{has_dot_segment, matches_exactly};
 pub(crate) use self::{
     guard::{is_administration, is_answer_or_models},
-    path::{PathPattern, matches},
+    path::{PathPattern, matches, normalize},
 };
 
 const CHAT_COMPLETIONS: &str = "/chat/completions";

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::percent::next_decoded;
+
 /// Whether a segment is `.` or `..`, in any spelling: dots and slashes may be percent-encoded,
 /// a backslash counts as a slash, and `;` ends a segment, as some servers have it.
 pub(super) fn has_dot_segment(path: &str) -> bool {
@@ -22,26 +24,8 @@ pub(super) fn has_dot_segment(path: &str) -> bool {
     matches!(dots, Some(1 | 2))
 }
 
-/// The first byte of a path with its percent-encoding undone, and what follows it.
-fn next_decoded(path: &[u8]) -> Option<(u8, &[u8])> {
-    match path {
-        [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-            Some((hex(*high) << 4 | hex(*low), rest))
-        }
-        [byte, rest @ ..] => Some((*byte, rest)),
-        [] => None,
-    }
-}
-
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20) - b'a' + 10,
-    }
-}
-
 /// A path with its percent-encoding undone and every run of slashes made one: how patterns see it.
-pub(super) fn normalize(path: &str) -> Cow<'_, [u8]> {
+pub(crate) fn normalize(path: &str) -> Cow<'_, [u8]> {
     if !path.contains('%') && !path.contains("//") {
         return path.as_bytes().into();
     }

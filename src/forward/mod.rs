@@ -1,7 +1,7 @@
-//! Sends a request to its backend and hands the backend's response on as it comes.
+//! Sends a request to its backend and streams the backend's response back.
 //!
-//! The service at the bottom of the stack. A request must have a [`Backend`] in its extensions,
-//! which [`BackendRoute`](crate::BackendRoute) puts there.
+//! [`Forward`] is the service at the bottom of the stack. A request must have a [`Backend`] in its
+//! extensions, which [`BackendRoute`](crate::BackendRoute) puts there.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -26,16 +26,63 @@
 //! assert_eq!(error.backend().unwrap().name(), "nobody");
 //! # });
 //! ```
+//!
+//! # Other clients
+//!
+//! Any HTTP client can take its place: [`UpstreamRequest`] in front of it makes a request ready to be
+//! sent. Its errors say whether the next backend may be tried
+//! ([`Error::connect`](crate::Error::connect)) or not
+//! ([`Error::closed_before_response`](crate::Error::closed_before_response)):
+//!
+//! ```
+//! use http::Request;
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy, rt::TokioExecutor};
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_openai_proxy::{
+//!     BackendConfig, BackendRouteLayer, Config, Error, RequestBody, forward::UpstreamRequestLayer,
+//! };
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! # let config = Config::builder()
+//! #     .backend(BackendConfig::new("first", "http://127.0.0.1:1/v1"))
+//! #     .backend(BackendConfig::new("second", "http://127.0.0.1:1/v1"))
+//! #     .build()
+//! #     .unwrap();
+//! let client = legacy::Client::builder(TokioExecutor::new()).build_http::<RequestBody>();
+//! let service = ServiceBuilder::new()
+//!     .layer(BackendRouteLayer::from_config(&config))
+//!     .layer(UpstreamRequestLayer::new())
+//!     .map_err(|error: legacy::Error| {
+//!         if error.is_connect() {
+//!             Error::connect(error)
+//!         } else {
+//!             Error::closed_before_response(error)
+//!         }
+//!     })
+//!     .service(client);
+//! # let request = Request::post("/v1/chat/completions").body(Full::from("{}")).unwrap();
+//! # let error = service.oneshot(request).await.unwrap_err();
+//! # assert_eq!(error.code(), "connection_refused");
+//! # assert_eq!(error.backend().unwrap().name(), "second");
+//! # });
+//! ```
 
 mod body;
+mod builder;
 mod connect;
+mod exchange;
 mod future;
 mod http1;
 #[cfg(feature = "http2")]
 mod http2;
+mod message;
 mod pool;
 mod request;
+mod stream;
+mod tcp;
 mod tls;
+mod upstream;
 
 use std::{
     fmt,
@@ -48,38 +95,47 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
+pub use self::{
+    body::ResponseBody,
+    builder::ForwardBuilder,
+    future::ResponseFuture,
+    upstream::{UpstreamRequest, UpstreamRequestLayer, UpstreamResponseFuture},
+};
+use self::{exchange::Outgoing, pool::Pool, request::Target};
 #[cfg(fuzzing)]
-pub(crate) use self::http1::{encode_head, fuzz};
-pub use self::{body::ResponseBody, future::ResponseFuture};
-use self::{connect::Connector, pool::Pool};
+pub(crate) use self::{http1::fuzz, request::fuzz_head};
 use crate::{
     backend::Backend,
     body::RequestBody,
-    error::{BoxError, Error, Kind},
-    header,
+    error::{BoxError, Error},
 };
 
-/// The client of backends: HTTP/1.1 over TCP or TLS, on connections that are kept and used again.
+/// The client of backends: HTTP/1.1 over TCP or TLS, on pooled connections.
 ///
-/// With the cargo feature `http2` a backend with TLS may choose HTTP/2 (by ALPN). Its connections
-/// are shared by as many requests as it allows, and another one is made when they are used up.
+/// With the cargo feature `http2` a backend with TLS may choose HTTP/2 (by ALPN). Its connections are
+/// shared by as many requests as it allows, and another one is made when they are used up.
 ///
-/// Clones share the connections. Dropping a response's future or its body ends the backend's
-/// request at once. A request is never sent twice.
+/// Clones share the pool. Dropping a response's future or its body cancels the backend's request at
+/// once. A request is sent again only where an HTTP/2 backend says that it didn't process it (RFC
+/// 9113, section 8.7), and where nothing of its body is lost: it is in memory, or nothing of it has
+/// been read.
 #[derive(Clone)]
 pub struct Forward {
     pool: Arc<Pool>,
 }
 
 impl Forward {
-    /// A client without connections yet.
+    /// A client with an empty pool and the default limits.
     ///
     /// Should the TLS library not work, or find no certificate authorities, requests to `https`
     /// backends fail with `tls_protocol_error`.
     pub fn new() -> Self {
-        Self {
-            pool: Arc::new(Pool::new(Arc::new(Connector::new()))),
-        }
+        Self::builder().build()
+    }
+
+    /// Sets the limits of the pool.
+    pub fn builder() -> ForwardBuilder {
+        ForwardBuilder::default()
     }
 
     /// Makes ready what connections to these backends need, so that the first request needn't wait.
@@ -89,30 +145,12 @@ impl Forward {
         }
     }
 
-    /// Sends a request on a connection that is kept, or else makes one.
-    fn start(&self, request: Request<RequestBody>, backend: Backend) -> ResponseFuture {
-        #[cfg(feature = "http2")]
-        if let Some(reserved) = self.pool.reserve(backend.origin()) {
-            return ResponseFuture::reserved(request, reserved, backend, self.clone());
-        }
-        if let Some(stream) = self.pool.take(backend.origin()) {
-            return ResponseFuture::send(request, stream, backend, self.pool.clone());
-        }
-        let period = backend.timeouts().connect;
-        match self.pool.connector().connect(backend.origin(), period) {
-            Ok(connecting) => {
-                ResponseFuture::connect(request, connecting, backend, self.pool.clone())
-            }
-            Err(error) => ResponseFuture::failed(error.with_backend(&backend)),
-        }
-    }
-
-    /// The same client with connections of its own, for a thread with a runtime of its own: a
-    /// connection is served best by the thread that made it.
+    /// The same client with an empty pool of its own, for a thread with its own runtime: a connection
+    /// is served best by the thread that made it.
     #[must_use]
-    pub fn with_own_connections(&self) -> Self {
+    pub fn with_separate_pool(&self) -> Self {
         Self {
-            pool: Arc::new(Pool::new(self.pool.connector().clone())),
+            pool: Arc::new(self.pool.separate()),
         }
     }
 }
@@ -137,13 +175,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        let Some(backend) = request.extensions().get::<Backend>().cloned() else {
-            return ResponseFuture::failed(Error::new(Kind::Unrouted));
-        };
-        if header::is_coded(request.headers()) {
-            return ResponseFuture::failed(Error::new(Kind::UnsupportedTransferCoding));
+        match Target::of(&request) {
+            Ok(target) => {
+                let request = request.map(RequestBody::new);
+                ResponseFuture::new(Outgoing::new(request, target, self.pool.clone()))
+            }
+            Err(error) => ResponseFuture::failed(error),
         }
-        self.start(request.map(RequestBody::new), backend)
     }
 }
 

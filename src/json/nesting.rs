@@ -1,4 +1,4 @@
-/// The containers that are open, one bit each. The first 64 need no allocation.
+/// The open containers, one bit each. The first 64 need no allocation.
 #[derive(Default)]
 pub(super) struct Nesting {
     depth: usize,
@@ -20,10 +20,7 @@ impl Nesting {
 
     /// What closes the innermost one.
     pub(super) fn end(&self) -> u8 {
-        match self.in_object() {
-            true => b'}',
-            false => b']',
-        }
+        if self.in_object() { b'}' } else { b']' }
     }
 
     pub(super) fn push(&mut self, is_object: bool) {

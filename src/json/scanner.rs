@@ -72,7 +72,8 @@ impl Found {
         let comma = if self.is_empty { "" } else { "," };
         let member = [b"\"model\":", &model_json[..], comma.as_bytes()].concat();
         let inside = self.start + 1;
-        (vec![inside..inside], member.into())
+        let place = inside..inside;
+        (vec![place], member.into())
     }
 }
 

@@ -331,7 +331,9 @@ fn refuses_what_is_not_one_object() {
     }
 }
 
-/// What is said of the text of each span.
+/// The text of values, and whether they are strings.
+type Values<'a> = &'a [(&'a str, bool)];
+
 fn values<'a>(document: &'a str, values: &[super::scanner::Value]) -> Vec<(&'a str, bool)> {
     let values = values.iter();
     values
@@ -342,7 +344,7 @@ fn values<'a>(document: &'a str, values: &[super::scanner::Value]) -> Vec<(&'a s
 #[test]
 fn finds_models_and_keys_that_look_alike() {
     #[rustfmt::skip]
-    let cases: &[(&str, &[(&str, bool)], &[(&str, bool)])] = &[
+    let cases: &[(&str, Values<'_>, Values<'_>)] = &[
         (r#"{}"#, &[], &[]),
         (r#" { "model" : "a" , "n":1}"#, &[(r#""a""#, true)], &[]),
         (r#"{"model":1,"m\u006fdel":"b","model":["c"]}"#, &[("1", false), (r#""b""#, true), (r#"["c"]"#, false)], &[]),
@@ -378,7 +380,7 @@ fn json_that_is_no_object_is_told_from_what_is_no_json() {
     for (document, start) in cases {
         let found = scan_cut(document.as_bytes()).expect(document);
         assert!(!found.is_object, "{document}");
-        let error = found.require_object().err().expect(document);
+        let error = found.require_object().expect_err(document);
         assert_eq!(error.to_string(), format!("expected `{{` at byte {start}"));
         assert!(serde_json::from_str::<IgnoredAny>(document).is_ok());
     }
@@ -397,7 +399,7 @@ fn json_that_is_no_object_is_told_from_what_is_no_json() {
         ("NaN", "`NaN` is not JSON at byte 0"),
         (" \u{feff}[]", "a byte order mark at byte 1"),
     ] {
-        let error = scan_cut(document.as_bytes()).err().expect(document);
+        let error = scan_cut(document.as_bytes()).expect_err(document);
         assert_eq!(error.to_string(), message, "{document}");
         assert!(serde_json::from_str::<IgnoredAny>(document).is_err());
     }

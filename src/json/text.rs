@@ -1,10 +1,10 @@
-/// A piece of the document, and how far it has been read.
+/// A chunk of the document, and how far it has been read.
 pub(super) struct Text<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-/// How much of an escape has been read: no byte of it, or so many.
+/// How many bytes of an escape have been read; none outside of one.
 pub(super) type Escape = u8;
 
 impl<'a> Text<'a> {
@@ -16,12 +16,12 @@ impl<'a> Text<'a> {
         self.at
     }
 
-    /// What has been read since.
+    /// The bytes read since `start`.
     pub(super) fn since(&self, start: usize) -> &'a [u8] {
         &self.bytes[start..self.at]
     }
 
-    /// The next byte, if it has come.
+    /// The next byte, if it is in this chunk.
     pub(super) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -44,9 +44,9 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Moves to the first byte that neither is [plain](is_plain) nor belongs to an escape, where so
-    /// much of one has been read already. Returns how much of one has been read there, and whether
-    /// it met ASCII only; it may say no for what stands just behind.
+    /// Moves to the first byte that is neither [plain](is_plain) nor part of an escape, of which
+    /// `escape` bytes have been read before. Returns how many bytes of one have been read there, and
+    /// whether the text was ASCII only; bytes just behind it may count, too.
     pub(super) fn string(&mut self, mut escape: Escape) -> (Escape, bool) {
         let mut is_ascii = true;
         loop {
@@ -61,8 +61,11 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Moves to the next byte that is not [plain](is_plain). Returns whether it met ASCII only; it
-    /// may say no for what stands just behind.
+    /// Moves to the next byte that is not [plain](is_plain). Returns whether the text was ASCII only;
+    /// bytes just behind it may count, too.
+    ///
+    /// By words and blocks: in ordinary chats, whose strings are short, `memchr2` takes a third more
+    /// instructions, and in long strings it isn't faster.
     fn plain_run(&mut self) -> bool {
         let start = self.at;
         let mut is_ascii = true;
@@ -80,7 +83,7 @@ impl<'a> Text<'a> {
                 is_ascii &= self.plain_blocks();
             }
         }
-        // The piece's last bytes.
+        // The chunk's last bytes.
         while self.at < self.bytes.len() && is_plain(self.bytes[self.at]) {
             is_ascii &= self.bytes[self.at].is_ascii();
             self.at += 1;
@@ -88,13 +91,13 @@ impl<'a> Text<'a> {
         is_ascii
     }
 
-    /// Moves past blocks that are plain as a whole. Returns whether they are ASCII only.
+    /// Moves past blocks that are entirely plain. Returns whether they are ASCII only.
     fn plain_blocks(&mut self) -> bool {
         let mut is_ascii = true;
         while let Some(block) = self.bytes[self.at..].first_chunk::<BLOCK>() {
             let mut plain = true;
             let mut ascii = true;
-            // No branch inside: the compiler makes vector instructions of it.
+            // No branch inside, so that the compiler vectorizes it.
             for &byte in block {
                 plain &= is_plain(byte);
                 ascii &= byte.is_ascii();
@@ -109,7 +112,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// How much of an escape has been read with `byte`, where it may stand there.
+/// How many bytes of an escape have been read with `byte`, if it is valid there.
 fn escape_after(before: Escape, byte: u8) -> Option<Escape> {
     match (before, byte) {
         (0, b'\\') => Some(1),
@@ -127,14 +130,14 @@ const BLOCK: usize = 64;
 const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;
 
-/// Whether a string may contain `byte` as it is, UTF-8 apart.
+/// Whether a string may contain `byte` unescaped, UTF-8 aside.
 fn is_plain(byte: u8) -> bool {
     (byte != b'"') & (byte != b'\\') & (byte >= 0x20)
 }
 
 /// The highest bit of each byte in `word` that is not [plain](is_plain).
 fn not_plain(word: u64) -> u64 {
-    // None of the sums carries over into the next byte, as the highest bits are off before.
+    // No sum carries over into the next byte, as the highest bits are cleared before.
     let low = word & !HIGHS;
     let not_quote = (low ^ (ONES * u64::from(b'"'))) + !HIGHS;
     let not_backslash = (low ^ (ONES * u64::from(b'\\'))) + !HIGHS;

@@ -1,19 +1,19 @@
-/// Checks text that comes in pieces.
+/// Validates text that arrives in chunks.
 #[derive(Default)]
 pub(super) struct Utf8 {
-    /// A character whose end hasn't come yet.
+    /// A character whose end hasn't arrived yet.
     begun: [u8; 4],
     length: usize,
 }
 
 impl Utf8 {
-    /// How many bytes of a character have come that hasn't ended.
+    /// How many bytes of an unfinished character have been read.
     pub(super) fn begun(&self) -> usize {
         self.length
     }
 
-    /// Checks the text that follows, the first byte of which stands `at` this place. Fails with the
-    /// place of what is not UTF-8.
+    /// Validates the text that follows, which starts `at` this offset. Fails with the offset of the
+    /// first invalid byte sequence.
     pub(super) fn read(&mut self, text: &[u8], at: usize) -> Result<(), usize> {
         let rest = self.end_character(text, at)?;
         let Err(error) = std::str::from_utf8(rest) else {
@@ -28,7 +28,7 @@ impl Utf8 {
         Ok(())
     }
 
-    /// Reads on in a character that has begun, if one has. Returns the text behind it.
+    /// Reads on in the unfinished character, if there is one. Returns the text behind it.
     fn end_character<'a>(&mut self, mut text: &'a [u8], at: usize) -> Result<&'a [u8], usize> {
         let start = at - self.length;
         while self.length > 0

@@ -1,17 +1,17 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{Request, request::Parts};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::replaced;
+use super::Place;
 use crate::{
-    body::{Buffer, RequestBody, Scan},
+    body::{Buffer, RequestBody},
     error::{BoxError, Error},
 };
 
@@ -39,7 +39,8 @@ pin_project! {
 struct Buffering<S> {
     parts: Parts,
     body: Buffer,
-    model_json: Bytes,
+    place: Place,
+    model: Arc<str>,
     service: S,
 }
 
@@ -47,12 +48,18 @@ impl<S> ResponseFuture<S>
 where
     S: Service<Request<RequestBody>>,
 {
-    pub(super) fn buffering(request: Request<RequestBody>, model_json: Bytes, service: S) -> Self {
-        let (parts, body) = request.into_parts();
+    pub(super) fn buffering(
+        parts: Parts,
+        body: Buffer,
+        place: Place,
+        model: Arc<str>,
+        service: S,
+    ) -> Self {
         let buffering = Some(Box::new(Buffering {
             parts,
-            body: body.buffer(Scan::Strict),
-            model_json,
+            body,
+            place,
+            model,
             service,
         }));
         Self {
@@ -90,11 +97,13 @@ where
                     let body = ready!(Pin::new(&mut pending.body).poll(cx));
                     let Buffering {
                         parts,
-                        model_json,
+                        place,
+                        model,
                         mut service,
                         ..
                     } = *buffering.take().expect(AGAIN);
-                    let request = replaced(parts, body?, model_json)?;
+                    let (parts, body) = place.replace(parts, body?, &model)?;
+                    let request = Request::from_parts(parts, body);
                     state.set(State::Forwarded {
                         future: service.call(request),
                     });

@@ -26,6 +26,20 @@
 //! # });
 //! ```
 //!
+//! # Where the model stands
+//!
+//! | request | model |
+//! | --- | --- |
+//! | a WebSocket | `model`, else `deployment`, in the query |
+//! | `POST` of a form to `/audio/transcriptions`, `/audio/translations`, `/images/edits`, `/images/variations`, `/videos` | the part `model` |
+//! | `POST`, `PUT`, `PATCH` with JSON | the top-level `model`, if it is a string |
+//!
+//! Every value is replaced. Where there is none, one is inserted at the top level of the JSON of
+//! `POST /chat/completions`, `/completions`, `/responses`, `/embeddings`, `/moderations`,
+//! `/audio/speech` and `/images/generations`; there a value of another type is replaced, too, and the
+//! body must be an object. Frames of a WebSocket, lines of JSONL files and a `model` anywhere else
+//! are never changed.
+//!
 //! # With your own HTTP client
 //!
 //! It needs nothing else of the stack: put it in front of any client that takes a [`RequestBody`],
@@ -48,30 +62,34 @@
 //! their type.
 
 mod future;
+mod place;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, header, request::Parts};
+use http::Request;
 use http_body::Body;
 use tower::{Layer, Service};
 
 pub use self::future::ResponseFuture;
+pub(crate) use self::place::{Place, is_json};
 use crate::{
     backend::Backend,
-    body::RequestBody,
-    error::{BoxError, Error, Kind},
-    json,
+    body::{RequestBody, Scan},
+    error::{BoxError, Error},
     service::accessors,
 };
 
 /// Applies [`ModelOverride`] to a service.
 #[derive(Clone, Default)]
 pub struct ModelOverrideLayer {
-    model_json: Option<Bytes>,
+    default_model: Option<Arc<str>>,
 }
 
 impl ModelOverrideLayer {
@@ -83,7 +101,7 @@ impl ModelOverrideLayer {
     /// Uses this model for every request whose [`Backend`] has none of its own.
     pub fn with_default_model(model: impl Into<String>) -> Self {
         Self {
-            model_json: Some(json::string(&model.into())),
+            default_model: Some(model.into().into()),
         }
     }
 }
@@ -94,7 +112,7 @@ impl<S> Layer<S> for ModelOverrideLayer {
     fn layer(&self, inner: S) -> ModelOverride<S> {
         ModelOverride {
             inner,
-            model_json: self.model_json.clone(),
+            default_model: self.default_model.clone(),
         }
     }
 }
@@ -105,15 +123,15 @@ impl fmt::Debug for ModelOverrideLayer {
     }
 }
 
-/// Buffers the request body and replaces the value of its top-level `model`, or inserts one.
+/// Replaces the model of each request; the body is buffered if the model stands there.
 ///
-/// A body that isn't a JSON object fails with a 400 error, one with a `Content-Encoding` other than
-/// `identity` with a 415 error. Requests without a body are forwarded as they are, except for POST.
-/// See the [module documentation](self).
+/// A body that isn't what its `Content-Type` says fails with a 400 error, one with a
+/// `Content-Encoding` other than `identity` with a 415 error. Requests without a model are forwarded
+/// as they are, but where one is inserted. See the [module documentation](self).
 #[derive(Clone)]
 pub struct ModelOverride<S> {
     inner: S,
-    model_json: Option<Bytes>,
+    default_model: Option<Arc<str>>,
 }
 
 impl<S> ModelOverride<S> {
@@ -143,24 +161,31 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(RequestBody::new);
         let backend = request.extensions().get::<Backend>();
-        let model_json = backend
+        let model = backend
             .and_then(Backend::model_override)
-            .map(|model| &model.json)
-            .or(self.model_json.as_ref());
-        let has_body = !request.body().is_end_stream();
-        match model_json {
-            Some(_) if has_body && is_encoded(request.headers()) => {
-                ResponseFuture::failed(Error::new(Kind::UnsupportedContentEncoding))
-            }
-            Some(model_json) if has_body || request.method() == http::Method::POST => {
-                let model_json = model_json.clone();
-                // The service that was polled ready is the one to call.
-                let next = self.inner.clone();
-                let ready = std::mem::replace(&mut self.inner, next);
-                ResponseFuture::buffering(request, model_json, ready)
-            }
-            _ => ResponseFuture::forwarded(self.inner.call(request)),
+            .or(self.default_model.as_ref());
+        let Some(model) = model.cloned() else {
+            return ResponseFuture::forwarded(self.inner.call(request));
+        };
+        let (parts, body) = request.into_parts();
+        let place = Place::of(&parts, &body);
+        let scan = match place.scan(&parts.headers, true) {
+            Ok(scan) => scan,
+            Err(error) => return ResponseFuture::failed(error),
+        };
+        if scan == Scan::No {
+            return match place.replace(parts, body, &model) {
+                Ok((parts, body)) => {
+                    let request = Request::from_parts(parts, body);
+                    ResponseFuture::forwarded(self.inner.call(request))
+                }
+                Err(error) => ResponseFuture::failed(error),
+            };
         }
+        // The service that was polled ready is the one to call.
+        let next = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, next);
+        ResponseFuture::buffering(parts, body.buffer(scan), place, model, ready)
     }
 }
 
@@ -168,30 +193,4 @@ impl<S> fmt::Debug for ModelOverride<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModelOverride").finish_non_exhaustive()
     }
-}
-
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
-}
-
-/// A request with its model replaced, or inserted where there is none, and its length updated.
-fn replaced(
-    mut parts: Parts,
-    body: RequestBody,
-    model_json: Bytes,
-) -> Result<Request<RequestBody>, Error> {
-    let Some(found) = body.found() else {
-        return Ok(Request::from_parts(parts, body));
-    };
-    let found = found.as_ref().map_err(|invalid| invalid.clone())?;
-    let (spans, with) = found.require_object()?.with_model(model_json);
-    let body = body.replace(spans, with);
-    if parts.headers.contains_key(header::CONTENT_LENGTH) {
-        let length = HeaderValue::from(body.size_hint().lower());
-        parts.headers.insert(header::CONTENT_LENGTH, length);
-    }
-    Ok(Request::from_parts(parts, body))
 }

@@ -1,12 +1,7 @@
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::backend::Backend;
-
-pub(super) fn is_asked<B>(request: &Request<B>, path: Option<&str>) -> bool {
-    path == Some(request.uri().path())
-        && (request.method() == Method::GET || request.method() == Method::HEAD)
-}
 
 /// The state of the proxy and of each backend. It contacts no backend and contains no address.
 pub(super) fn response(backends: &[Backend], is_draining: bool) -> Response<Bytes> {

@@ -45,7 +45,7 @@ impl OpenAiProxyLayer {
         self.forward.prepare(&self.shared.backends());
         Self {
             shared: self.shared.clone(),
-            forward: self.forward.with_own_connections(),
+            forward: self.forward.with_separate_pool(),
         }
     }
 }

@@ -126,17 +126,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        let is_health = self.shared.health_path.as_deref() == Some(path);
         let path_match = match *request.method() {
             // It asks for a tunnel, not for a resource (RFC 9110, section 9.3.6).
             Method::CONNECT => PathMatch::Other,
-            _ => self.shared.paths.classify(request.uri().path()),
-        };
-        let rejection = match path_match {
-            PathMatch::Other if health::is_asked(&request, self.shared.health_path.as_deref()) => {
+            Method::GET | Method::HEAD if is_health => {
                 let is_draining = self.shared.is_draining();
                 let response = health::response(&self.shared.backends(), is_draining);
                 return ResponseFuture::answered(response);
             }
+            _ if is_health => PathMatch::Other,
+            _ => self.shared.paths.classify(path),
+        };
+        let rejection = match path_match {
             PathMatch::Other => return ResponseFuture::wrapped(self.inner.call(request)),
             PathMatch::Unsafe => Some(Error::new(Kind::DotSegments)),
             PathMatch::Endpoint(_) if self.shared.is_draining() => Some(Error::draining()),

@@ -1,23 +1,23 @@
-//! Bytes in memory, in the pieces in which they came: held and handed on without a copy.
+//! Bytes in memory, in the chunks in which they arrived: buffered and forwarded without a copy.
 
 use std::{collections::VecDeque, iter::Peekable, ops::Range, vec};
 
 use bytes::{Bytes, BytesMut};
 
-/// Smaller pieces are joined by copying. Each may keep a whole read buffer in memory, and of tiny
-/// ones the bookkeeping would be larger than the bytes.
+/// Smaller chunks are joined by copying: each may keep a whole read buffer in memory, and the
+/// bookkeeping of tiny ones would be larger than their bytes.
 const SMALL: usize = 4 * 1024;
 
-/// About so many bytes of small pieces are joined to one.
+/// About how many bytes of small chunks are joined into one.
 const JOINED: usize = 32 * 1024;
 
-/// Handed on are pieces of at most this size, so that progress can be seen.
+/// The largest chunk that is taken at once, so that progress can be seen.
 pub(crate) const PIECE: usize = 512 * 1024;
 
-/// Immutable bytes that needn't be in one place. A clone shares them.
+/// Immutable bytes that needn't be contiguous. A clone shares them.
 #[derive(Clone, Default)]
 pub(crate) struct Rope {
-    /// Empty only where the rope is.
+    /// Empty only if the rope is.
     first: Bytes,
     rest: VecDeque<Bytes>,
     length: usize,
@@ -32,24 +32,24 @@ impl Rope {
         self.length == 0
     }
 
-    fn append(&mut self, piece: Bytes) {
-        self.length += piece.len();
+    fn append(&mut self, chunk: Bytes) {
+        self.length += chunk.len();
         if self.first.is_empty() {
-            self.first = piece;
-        } else if !piece.is_empty() {
-            self.rest.push_back(piece);
+            self.first = chunk;
+        } else if !chunk.is_empty() {
+            self.rest.push_back(chunk);
         }
     }
 
-    /// Takes bytes off the front: as many as come in one piece, at most `max`. None at the end.
+    /// Takes bytes off the front: one chunk of at most `max` bytes, which is empty at the end.
     pub(crate) fn take(&mut self, max: usize) -> Bytes {
         let length = self.first.len().min(max).min(PIECE);
-        let piece = self.first.split_to(length);
+        let chunk = self.first.split_to(length);
         if self.first.is_empty() {
             self.first = self.rest.pop_front().unwrap_or_default();
         }
         self.length -= length;
-        piece
+        chunk
     }
 
     /// A copy of these bytes.
@@ -84,26 +84,26 @@ impl From<Bytes> for Rope {
     }
 }
 
-/// Makes a [`Rope`]. One of a single piece is never copied.
+/// Builds a [`Rope`]. A single chunk is never copied.
 #[derive(Default)]
 pub(crate) struct RopeBuilder {
     rope: Rope,
-    /// Small pieces that are being joined. They stand behind the rope.
+    /// Small chunks that are being joined, behind those of the rope.
     joined: BytesMut,
 }
 
 impl RopeBuilder {
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
         if self.rope.is_empty() {
-            self.rope.append(piece);
-        } else if piece.len() < SMALL {
-            self.joined.extend_from_slice(&piece);
+            self.rope.append(chunk);
+        } else if chunk.len() < SMALL {
+            self.joined.extend_from_slice(&chunk);
             if self.joined.len() >= JOINED {
                 self.append_joined();
             }
         } else {
             self.append_joined();
-            self.rope.append(piece);
+            self.rope.append(chunk);
         }
     }
 
@@ -117,17 +117,16 @@ impl RopeBuilder {
     }
 }
 
-/// The new document, piece by piece, none of them empty. Usually there is one more than the old one
-/// came in, and one that is the model.
+/// A rope with spans of it replaced, as chunks, none of them empty.
 ///
-/// Replaced are made as they are asked for: a body of nothing but `model` keys would have many.
+/// They are made one at a time: a body of nothing but `model` keys would have many.
 #[derive(Clone)]
 pub(crate) struct Replaced {
-    /// What is left of the rope.
+    /// The rest of the rope.
     rope: Rope,
-    /// Where that starts in the whole rope.
+    /// Where the rest starts in the whole rope.
     at: usize,
-    /// The spans of the whole rope that are still to be replaced, in their order.
+    /// The remaining spans, in the whole rope and in order.
     spans: Peekable<vec::IntoIter<Range<usize>>>,
     with: Bytes,
     remaining: u64,
@@ -145,7 +144,7 @@ impl Replaced {
         }
     }
 
-    /// How many bytes are still to come.
+    /// How many bytes are left.
     pub(crate) fn remaining(&self) -> u64 {
         self.remaining
     }

@@ -10,11 +10,12 @@ use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{Plan, Routes};
+use super::Routes;
 use crate::{
     backend::Backend,
-    body::{Buffer, RequestBody},
+    body::{Buffer, Lender, RequestBody},
     error::{BoxError, Error},
+    header::preflighted_method,
 };
 
 pin_project! {
@@ -28,6 +29,7 @@ pin_project! {
         // What a further attempt needs.
         retry: Option<Box<Retry<S>>>,
         routes: Option<Arc<Routes>>,
+        is_preflight: bool,
     }
 }
 
@@ -37,7 +39,7 @@ pin_project! {
     where
         S: Service<Request<RequestBody>>,
     {
-        Buffering { body: Box<Buffer> },
+        Reading { body: Reading },
         Trying {
             #[pin]
             attempt: Oneshot<S, Request<RequestBody>>,
@@ -47,9 +49,15 @@ pin_project! {
     }
 }
 
+/// A body before the first attempt.
+pub(super) enum Reading {
+    Buffer(Box<Buffer>),
+    Streamed(Option<RequestBody>),
+}
+
 struct Retry<S> {
     parts: Parts,
-    body: RequestBody,
+    body: Lender,
     candidates: vec::IntoIter<Backend>,
     service: S,
 }
@@ -58,31 +66,42 @@ impl<S> ResponseFuture<S>
 where
     S: Service<Request<RequestBody>> + Clone,
 {
-    pub(super) fn new(
+    /// A request that can only go to this backend.
+    pub(super) fn one(
         request: Request<RequestBody>,
-        plan: Plan,
+        backend: Backend,
         service: S,
         routes: Arc<Routes>,
     ) -> Self {
-        let (state, retry) = match plan {
-            Plan::One(backend) => (State::trying(request, backend, service), None),
-            Plan::Select(candidates) => {
-                let (parts, body) = request.into_parts();
-                let scan = routes.scan(&candidates);
-                let retry = Retry {
-                    parts,
-                    body: RequestBody::empty(),
-                    candidates: candidates.into_iter(),
-                    service,
-                };
-                let body = Box::new(body.buffer(scan));
-                (State::Buffering { body }, Some(Box::new(retry)))
-            }
+        let is_preflight = preflighted_method(request.method(), request.headers()).is_some();
+        Self {
+            state: State::trying(request, backend, service),
+            retry: None,
+            routes: Some(routes),
+            is_preflight,
+        }
+    }
+
+    /// A request that may go to several, once its body is buffered.
+    pub(super) fn several(
+        parts: Parts,
+        body: Reading,
+        candidates: Vec<Backend>,
+        service: S,
+        routes: Arc<Routes>,
+    ) -> Self {
+        let is_preflight = preflighted_method(&parts.method, &parts.headers).is_some();
+        let retry = Retry {
+            parts,
+            body: Lender::default(),
+            candidates: candidates.into_iter(),
+            service,
         };
         Self {
-            state,
-            retry,
+            state: State::Reading { body },
+            retry: Some(Box::new(retry)),
             routes: Some(routes),
+            is_preflight,
         }
     }
 
@@ -91,6 +110,7 @@ where
             state: State::Failed { error: Some(error) },
             retry: None,
             routes: None,
+            is_preflight: false,
         }
     }
 }
@@ -115,7 +135,7 @@ where
 {
     fn next(&mut self) -> Option<State<S>> {
         let backend = self.candidates.next()?;
-        let body = self.body.try_clone()?;
+        let body = self.body.lend()?;
         let request = Request::from_parts(self.parts.clone(), body);
         Some(State::trying(request, backend, self.service.clone()))
     }
@@ -132,14 +152,17 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Buffering { body } => {
-                    let body = ready!(Pin::new(&mut **body).poll(cx))?;
+                StateProj::Reading { body } => {
+                    let body = match body {
+                        Reading::Buffer(buffer) => ready!(Pin::new(&mut **buffer).poll(cx))?,
+                        Reading::Streamed(body) => body.take().unwrap_or_default(),
+                    };
                     match (&this.routes, &mut *this.retry) {
                         (Some(routes), Some(retry)) => {
                             let candidates = std::mem::take(&mut retry.candidates).collect();
                             let order = routes.select(candidates, &retry.parts, &body)?;
                             retry.candidates = order.into_iter();
-                            retry.body = body;
+                            retry.body = Lender::new(body);
                             retry.next()
                         }
                         _ => None,
@@ -148,10 +171,9 @@ where
                 StateProj::Trying { attempt, backend } => {
                     let result = ready!(attempt.poll(cx))
                         .map_err(|error| Error::from_service(error).with_backend(backend));
-                    let moves_on = this
-                        .routes
-                        .as_ref()
-                        .is_some_and(|routes| routes.should_failover(backend, &result));
+                    let moves_on = this.routes.as_ref().is_some_and(|routes| {
+                        routes.should_failover(backend, &result, *this.is_preflight)
+                    });
                     let retry = this.retry.as_mut().filter(|_| moves_on);
                     let Some(next) = retry.and_then(|retry| retry.next()) else {
                         return Poll::Ready(result.map(|mut response| {

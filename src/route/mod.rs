@@ -133,10 +133,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
+use self::future::Reading;
 pub use self::{
     future::ResponseFuture,
     select::{Select, SelectFn, Selection, select_fn},
@@ -147,7 +148,8 @@ use crate::{
     config::Config,
     endpoint::Matched,
     error::{BoxError, Error, Kind},
-    header::{self, X_PROXY_BACKEND},
+    header::{X_PROXY_BACKEND, is_websocket, preflighted_method},
+    model::{Place, is_json},
     service::accessors,
 };
 
@@ -164,13 +166,14 @@ struct Routes {
     failover_on: Arc<[StatusCode]>,
     selector: Option<Arc<dyn Select>>,
     max_body_bytes: u64,
+    max_upload_bytes: u64,
     idle_timeout: Duration,
     budget: Arc<Budget>,
 }
 
 impl BackendRouteLayer {
     /// The backends of a configuration, with its `failover_on` and `cooldown`, and its limits on
-    /// request bodies: `max_body_bytes`, `max_held_bytes` and `idle_timeout`.
+    /// request bodies: `max_body_bytes`, `max_upload_bytes`, `max_held_bytes` and `idle_timeout`.
     pub fn from_config(config: &Config) -> Self {
         Self::reloaded(config, None)
     }
@@ -190,6 +193,7 @@ impl BackendRouteLayer {
                 failover_on: settings.failover_on.as_slice().into(),
                 selector: previous.and_then(|previous| previous.routes.selector.clone()),
                 max_body_bytes: settings.max_body_bytes,
+                max_upload_bytes: settings.max_upload_bytes,
                 idle_timeout: settings.idle_timeout,
                 budget,
             }),
@@ -242,7 +246,8 @@ impl fmt::Debug for BackendRouteLayer {
 /// Puts a [`Backend`] into the extensions of each request, and tries the next one where it may.
 ///
 /// It applies the configuration's limits to the request body. With more than one candidate the body
-/// is buffered in memory until one has answered. `X-Proxy-Backend` selects one by its exact name; an
+/// is buffered in memory until one has answered, unless it is neither JSON nor needed: then it is
+/// streamed to the first candidate that a connection can be established to. `X-Proxy-Backend` selects one by its exact name; an
 /// unknown name fails with a 404 error, a path with dot segments with a 400 error. See the
 /// [module documentation](self).
 #[derive(Clone)]
@@ -273,17 +278,41 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let routes = &self.routes;
+        let max_bytes = if is_upload(request.headers()) {
+            routes.max_upload_bytes
+        } else {
+            routes.max_body_bytes
+        };
         let request = request.map(|body| {
             RequestBody::new(body)
-                .with_max_bytes(routes.max_body_bytes)
+                .with_max_bytes(max_bytes)
                 .with_idle_timeout(routes.idle_timeout)
-                .with_budget(&routes.budget)
+                .with_buffer_limits(routes.max_body_bytes, &routes.budget)
         });
         if request.body().is_too_large() {
             return ResponseFuture::failed(Error::new(Kind::BodyTooLarge));
         }
         match routes.plan(&request) {
-            Ok(plan) => ResponseFuture::new(request, plan, self.inner.clone(), routes.clone()),
+            Ok(Plan::One(backend)) => {
+                ResponseFuture::one(request, backend, self.inner.clone(), routes.clone())
+            }
+            Ok(Plan::Select(candidates)) => {
+                let (parts, body) = request.into_parts();
+                match routes.scan(&candidates, &parts, &body) {
+                    Ok(scan) => {
+                        // An upload that nothing looks at isn't buffered.
+                        let is_streamed = scan == Scan::No && is_upload(&parts.headers);
+                        let body = if is_streamed {
+                            Reading::Streamed(Some(body))
+                        } else {
+                            Reading::Buffer(Box::new(body.buffer(scan)))
+                        };
+                        let service = self.inner.clone();
+                        ResponseFuture::several(parts, body, candidates, service, routes.clone())
+                    }
+                    Err(error) => ResponseFuture::failed(error),
+                }
+            }
             Err(error) => ResponseFuture::failed(error),
         }
     }
@@ -293,6 +322,12 @@ impl<S> fmt::Debug for BackendRoute<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BackendRoute").finish_non_exhaustive()
     }
+}
+
+/// Whether a body is neither JSON nor of an unknown type: a form, a file.
+fn is_upload(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|kind| !is_json(kind))
 }
 
 /// What the request's head decides.
@@ -309,10 +344,13 @@ impl Routes {
         let path = Matched::of(request.extensions(), request.uri())
             .ok_or_else(|| Error::new(Kind::DotSegments))?
             .path(request.uri());
-        let is_websocket = header::is_websocket(method, headers);
-        let serves = |backend: &&Backend| backend.serves(method, path, is_websocket);
+        let is_upgrade = is_websocket(method, headers);
+        let preflighted = preflighted_method(method, headers);
+        let method = preflighted.as_ref().unwrap_or(method);
+        let serves = |backend: &&Backend| backend.serves(method, path, is_upgrade);
         let unserved = || Error::new(Kind::NoCandidate);
-        if let Some(name) = headers.get(X_PROXY_BACKEND) {
+        let is_selectable = self.backends.iter().all(Backend::is_selectable);
+        if let Some(name) = headers.get(X_PROXY_BACKEND).filter(|_| is_selectable) {
             let mut backends = self.backends.iter();
             let named = backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())
@@ -333,14 +371,23 @@ impl Routes {
         }
     }
 
-    /// Whether deciding needs the model, or a candidate replaces it.
-    fn scan(&self, candidates: &[Backend]) -> Scan {
+    /// How the body is read: scanned if deciding needs the model, or a candidate replaces it.
+    fn scan(
+        &self,
+        candidates: &[Backend],
+        request: &Parts,
+        body: &RequestBody,
+    ) -> Result<Scan, Error> {
         let is_overridden = |backend: &Backend| backend.model().is_some();
+        let place = Place::of(request, body);
         match &self.selector {
-            Some(selector) if selector.needs_model() => Scan::Lenient,
-            None if candidates.iter().all(is_overridden) => Scan::Strict,
-            _ if candidates.iter().any(is_overridden) => Scan::Lenient,
-            _ => Scan::No,
+            Some(selector) if selector.needs_model() => place.scan(&request.headers, false),
+            None if candidates.iter().all(is_overridden) => place.scan(&request.headers, true),
+            _ if candidates.iter().any(is_overridden) => {
+                // A candidate without an override takes what can't be scanned.
+                Ok(place.scan(&request.headers, false).unwrap_or(Scan::No))
+            }
+            _ => Ok(Scan::No),
         }
     }
 
@@ -354,7 +401,11 @@ impl Routes {
         let mut order = match &self.selector {
             None => candidates,
             Some(selector) => {
-                let model = selector.needs_model().then(|| body.model()).flatten();
+                let model = if selector.needs_model() {
+                    Place::of(request, body).model(request, body)?
+                } else {
+                    None
+                };
                 let path = Matched::of(&request.extensions, &request.uri);
                 let path = path.map_or("", |matched| matched.path(&request.uri));
                 let model = model.as_deref();
@@ -369,10 +420,17 @@ impl Routes {
     }
 
     /// Whether the next backend is tried, if there is one. Records what failed.
-    fn should_failover<R>(&self, backend: &Backend, result: &Result<Response<R>, Error>) -> bool {
+    ///
+    /// The first answer to a preflight stands, whatever its status.
+    fn should_failover<R>(
+        &self,
+        backend: &Backend,
+        result: &Result<Response<R>, Error>,
+        is_preflight: bool,
+    ) -> bool {
         let (failed, moves_on) = match result {
             Ok(response) => {
-                let failed = self.failover_on.contains(&response.status());
+                let failed = !is_preflight && self.failover_on.contains(&response.status());
                 (failed, failed)
             }
             Err(error) => (error.is_backend_failure(), error.was_not_sent()),

@@ -607,3 +607,153 @@ async fn the_operators_key_opens_no_stored_objects_unless_the_paths_name_them() 
         assert_eq!(answer.is_ok(), is_served, "{paths:?}: {method} {path}");
     }
 }
+
+#[tokio::test]
+async fn a_preflight_goes_where_its_request_would_and_takes_the_first_answer() {
+    let text = r#"{"primary_backends":[
+        {"name":"a","url":"http://10.0.0.1"},{"name":"b","url":"http://10.0.0.2"}],
+        "settings":{"failover_on":[405]}}"#;
+    let layer = BackendRouteLayer::from_config(&text.parse().unwrap());
+    let preflight = || {
+        Request::builder()
+            .method("OPTIONS")
+            .uri("/v1/chat/completions")
+            .header("origin", "https://app.test")
+            .header("access-control-request-method", "POST")
+            .body(Full::<Bytes>::default())
+            .unwrap()
+    };
+    let service = Scripted::new([Answer(405)]);
+    let response = layer.layer(service.clone()).oneshot(preflight()).await;
+    assert_eq!(response.unwrap().status(), 405);
+    assert_eq!(service.names(), ["a"]);
+
+    let service = Scripted::new([Fail(Kind::Refused), Answer(200)]);
+    let response = layer.layer(service.clone()).oneshot(preflight()).await;
+    assert_eq!(response.unwrap().status(), 200);
+    assert_eq!(service.names(), ["a", "b"]);
+
+    // With the operator's key: asked for the method that it announces.
+    let own = BackendConfig::new("own", "http://10.0.0.1").api_key("sk-operator");
+    let config = Config::builder().backend(own).build().unwrap();
+    let layer = BackendRouteLayer::from_config(&config);
+    let service = Scripted::new([Answer(204)]);
+    assert!(layer.layer(service).oneshot(preflight()).await.is_ok());
+    let mut delete = preflight();
+    let announced = "DELETE".parse().unwrap();
+    delete
+        .headers_mut()
+        .insert("access-control-request-method", announced);
+    assert!(
+        layer
+            .layer(Scripted::new([]))
+            .oneshot(delete)
+            .await
+            .is_err()
+    );
+    let mut plain = preflight();
+    plain.headers_mut().remove("origin");
+    assert!(layer.layer(Scripted::new([])).oneshot(plain).await.is_err());
+}
+
+/// An upload of unknown length, and where it is sent from.
+fn upload(
+    kind: &str,
+) -> (
+    http_body_util::channel::Sender<Bytes, Error>,
+    Request<RequestBody>,
+) {
+    let (sender, body) = Channel::new(1);
+    let request = Request::post("/v1/files").header("content-type", kind);
+    (sender, request.body(RequestBody::new(body)).unwrap())
+}
+
+#[tokio::test]
+async fn an_upload_is_streamed_to_the_first_backend_that_can_be_connected_to() {
+    let service = tower::service_fn(async |request: Request<RequestBody>| {
+        let name = request
+            .extensions()
+            .get::<Backend>()
+            .unwrap()
+            .name()
+            .to_owned();
+        match &*name {
+            "a" => Err(Error::new(Kind::Refused)),
+            name => {
+                let mut body = request.into_body();
+                let first = body.frame().await.unwrap()?.into_data().unwrap();
+                Ok(Response::new(format!("{name} {first:?}")))
+            }
+        }
+    });
+    // The client never ends it.
+    let (mut sender, request) = upload("audio/mpeg");
+    let sending = tokio::spawn(async move {
+        sender.send_data("begin".into()).await.unwrap();
+        pending::<()>().await;
+    });
+    let route = layer(&["a", "b", "c"], "").layer(service);
+    let response = route.oneshot(request).await.unwrap();
+    assert_eq!(response.body(), "b b\"begin\"");
+    sending.abort();
+}
+
+#[tokio::test]
+async fn an_upload_that_was_begun_moves_on_no_more() {
+    let asked = Arc::new(Mutex::new(0));
+    let count = asked.clone();
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
+        *count.lock().unwrap() += 1;
+        async {
+            request.into_body().frame().await.unwrap()?;
+            Ok::<_, Error>(Response::builder().status(503).body(String::new()).unwrap())
+        }
+    });
+    let (mut sender, request) = upload("multipart/form-data; boundary=x");
+    sender.send_data("begin".into()).await.unwrap();
+    let route = layer(&["a", "b"], r#""failover_on":[503]"#).layer(service);
+    assert_eq!(route.oneshot(request).await.unwrap().status(), 503);
+    assert_eq!(*asked.lock().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn uploads_and_other_bodies_have_limits_of_their_own() {
+    let settings = r#""max_body_bytes":3,"max_upload_bytes":5"#;
+    for (names, kind, length, is_ok) in [
+        (&["a"][..], "audio/mpeg", 5, true),
+        (&["a"], "audio/mpeg", 6, false),
+        (&["a", "b"], "audio/mpeg", 5, true),
+        (&["a"], "application/json", 3, true),
+        (&["a"], "application/json", 4, false),
+        (&["a", "b"], "application/json", 4, false),
+        (&["a"], "", 4, false),
+    ] {
+        let mut request = Request::post("/v1/files");
+        if !kind.is_empty() {
+            request = request.header("content-type", kind);
+        }
+        let request = request.body(Full::from(vec![b' '; length])).unwrap();
+        let answer = layer(names, settings)
+            .layer(Scripted::new([Answer(200)]))
+            .oneshot(request)
+            .await;
+        match answer {
+            Ok(_) => assert!(is_ok, "{kind} {length}"),
+            Err(error) => assert!(!is_ok && error.status() == 413, "{kind} {length}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_selects_nothing_where_the_field_is_off() {
+    let layer = layer(&["a", "b"], r#""backend_header":false"#);
+    let service = Scripted::new([Answer(200)]);
+    let response = layer
+        .layer(service.clone())
+        .oneshot(named("b"))
+        .await
+        .unwrap();
+    assert_eq!(response.body(), "a");
+    let (_, request) = service.asked.lock().unwrap().pop().unwrap();
+    assert_eq!(request.headers()[X_PROXY_BACKEND], "b");
+}

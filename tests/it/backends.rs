@@ -432,7 +432,15 @@ async fn no_backend_sees_the_key_of_another() {
     let records =
         backends.map(|backend| backend.record_all(response("401 Unauthorized", "wrong key")));
 
-    let request = post_with("api-key: azure-client\r\n", "{}");
+    // Nor what else tells who the client is.
+    const PERSONAL: [&str; 4] = [
+        "x-api-key",
+        "cookie",
+        "openai-organization",
+        "openai-project",
+    ];
+    let personal: String = PERSONAL.map(|name| format!("{name}: mine\r\n")).concat();
+    let request = post_with(&format!("api-key: azure-client\r\n{personal}"), "{}");
     assert_eq!(ask(&server, request).await.body, b"wrong key");
 
     let requests = records.map(|record| record.take().remove(0));
@@ -444,6 +452,9 @@ async fn no_backend_sees_the_key_of_another() {
     );
     assert_eq!(seen[2], [Some("Bearer sk-third".into()), None]);
     for (own, request) in ["sk-first", "sk-test", "sk-third"].iter().zip(&requests) {
+        let seen = PERSONAL.iter().filter(|name| request.field(name).is_some());
+        let count = if *own == "sk-test" { PERSONAL.len() } else { 0 };
+        assert_eq!(seen.count(), count, "{}", request.head);
         for key in ["sk-first", "sk-test", "azure-client", "sk-third"] {
             let is_own = key == *own || (*own == "sk-test" && key == "azure-client");
             assert_eq!(request.head.contains(key), is_own, "{}", request.head);
@@ -910,6 +921,10 @@ async fn a_connection_that_the_backend_wants_closed_takes_no_other_request() {
         "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
         // More than it announced.
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+        // The connection becomes one client's.
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic, Negotiate\r\n\
+         Content-Length: 2\r\n\r\nok",
     ] {
         client.send(post("{}")).await;
         let (mut wire, _) = asked(&backend).await;

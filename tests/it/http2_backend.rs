@@ -14,6 +14,7 @@ use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use socket2::{SockRef, Socket};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::AbortHandle,
@@ -352,7 +353,11 @@ async fn a_request_arrives_as_it_was_sent_but_for_what_concerns_the_connection()
 async fn a_backends_own_key_replaces_the_clients_credentials() {
     let mut backend = Http2Backend::start().await;
     let server = server_for(backend.port, r#","api_key_env":"TEST_KEY""#, "");
-    let _client = client_of(&server, post_with("api-key: sk-client\r\n", "{}")).await;
+    let _client = client_of(
+        &server,
+        post_with("api-key: sk-client\r\nCookie: a=b\r\n", "{}"),
+    )
+    .await;
     let asked = backend.asked().await;
     let expected = [
         ("authorization", "Bearer sk-backend"),
@@ -928,7 +933,7 @@ async fn a_malformed_response_is_a_protocol_error() {
         assert_eq!(answer.error_code(), "http_protocol_error", "{lengths:?}");
     }
     let answer = answer_where(|mut asked| {
-        asked.head(Response::builder().header("x-large", "x".repeat(80 << 10)))
+        asked.head(Response::builder().header("x-large", "x".repeat(300 << 10)))
     })
     .await;
     assert_eq!(answer.error_code(), "http_protocol_error");
@@ -989,6 +994,83 @@ async fn a_body_that_is_not_as_long_as_announced_breaks_the_clients() {
         assert!(client.rest().await.len() < 5);
         server.logged("end=\"backend broke off\"").await;
     }
+}
+
+// Requests that a backend says it didn't process (RFC 9113, section 8.7).
+
+/// A server that has the request's body in memory.
+fn buffering_server_for(port: u16) -> Server {
+    server_for(port, r#","model":"m""#, "")
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_is_sent_again() {
+    let mut backend = Http2Backend::start().await;
+    let server = buffering_server_for(backend.port);
+    let mut client = client_of(&server, post("{}")).await;
+    for _ in 0..2 {
+        let mut asked = backend.asked().await;
+        asked.body().await;
+        asked.respond.send_reset(Reason::REFUSED_STREAM);
+    }
+    let mut asked = backend.asked().await;
+    assert_eq!(asked.body().await.0, br#"{"model":"m"}"#);
+    asked.answer("some text");
+    assert_eq!(client.response().await.content(), b"some text");
+
+    // Not for ever.
+    client.send(post("{}")).await;
+    for _ in 0..3 {
+        let mut asked = backend.asked().await;
+        asked.respond.send_reset(Reason::REFUSED_STREAM);
+    }
+    let answer = client.response().await;
+    assert_eq!(answer.error_code(), "connection_terminated");
+    assert!(!backend.is_asked().await, "sent again");
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_said_to_be_unprocessed_is_not_sent_again() {
+    let reasons = [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR];
+    for reason in reasons {
+        let mut backend = Http2Backend::start().await;
+        let server = buffering_server_for(backend.port);
+        let mut client = client_of(&server, post("{}")).await;
+        backend.asked().await.respond.send_reset(reason);
+        let answer = client.response().await;
+        assert_eq!(answer.error_code(), "connection_terminated", "{reason}");
+        assert!(!backend.is_asked().await, "sent again");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_crosses_the_announced_end_is_sent_on_a_new_connection() {
+    let listener = Backend::start().await;
+    let server = buffering_server_for(listener.address.port());
+    let mut client = client_of(&server, post("{}")).await;
+    let tls = accept_tls(acceptor(&["h2"]), listener.accept().await.stream);
+    let mut tls = soon("a handshake", tls).await;
+    // SETTINGS, and GOAWAY without any stream (RFC 9113, sections 6.5 and 6.8).
+    tls.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut read = Vec::new();
+    while find(&read, br#""model":"m""#).is_none() {
+        let reading = tls.read_buf(&mut read);
+        assert_ne!(soon("a request", reading).await.unwrap(), 0);
+    }
+    tls.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0")
+        .await
+        .unwrap();
+
+    let tls = accept_tls(acceptor(&["h2"]), listener.accept().await.stream);
+    let other = soon("a handshake", tls).await;
+    let mut http2 = h2::server::handshake(other).await.expect("HTTP/2");
+    let (_, mut respond) = http2.accept().await.expect("a request").expect("valid");
+    let mut stream = respond
+        .send_response(Response::new(()), false)
+        .expect("open");
+    stream.send_data("some text".into(), true).expect("open");
+    tokio::spawn(async move { http2.accept().await.is_some() });
+    assert_eq!(client.response().await.content(), b"some text");
 }
 
 // Connections.

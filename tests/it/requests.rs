@@ -849,6 +849,11 @@ async fn the_model_is_replaced_and_the_length_is_right() {
             r#"{"model":"ours","model":"ours","mod\u0065l":"ours"}"#,
         ),
         (r#"{}"#, r#"{"model":"ours"}"#),
+        // Unpaired surrogates, as JavaScript and Python write an emoji cut in two.
+        (
+            r#"{"model":"\ud83d","u":"\ud83d","\ud83d":"\ude00"}"#,
+            r#"{"model":"ours","u":"\ud83d","\ud83d":"\ude00"}"#,
+        ),
     ] {
         let expected_fields = |framing: &str| {
             let fields = format!("{AUTHORIZED}x-a: 1\r\n{framing}");
@@ -903,6 +908,23 @@ async fn a_body_whose_model_cannot_be_replaced_is_answered_400_without_contactin
     let refusal = refused(&server, without_length).await;
     assert_eq!(refusal, (400, "http_request_error".into()));
     assert!(!backend.is_contacted().await);
+}
+
+#[tokio::test]
+async fn the_message_says_where_a_body_is_no_json_object_and_why() {
+    let (_backend, server) = proxy_with(MODEL, "").await;
+    for (body, fault) in [
+        ("\u{feff}{}", "a byte order mark at byte 0"),
+        (r#"{"sk-1":NaN}"#, "`NaN` is not JSON at byte 8"),
+        (r#"["sk-1"]"#, "expected `{` at byte 0"),
+    ] {
+        let mut client = Wire::connect(server.address).await;
+        client.send(post(body)).await;
+        let json = client.response().await.json();
+        let message = json["error"]["message"].as_str().expect("a message");
+        assert!(message.ends_with(&format!(": {fault}.")), "{message}");
+        assert!(!message.contains("sk-1"), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -1247,12 +1269,14 @@ async fn where_credentials_are_not_required_a_request_passes_without() {
 
 #[tokio::test]
 async fn a_backends_own_key_replaces_the_clients_credentials() {
-    let (backend, server) = proxy_with(KEY, "").await;
+    let (backend, server) = proxy_with(&format!(r#"{KEY},"paths":["*"]"#), "").await;
     let mut client = Wire::connect(server.address).await;
     for credentials in [
         "Authorization: Bearer sk-client\r\n",
         "api-key: sk-client\r\n",
         "API-Key: sk-client\r\nAuthorization: Basic sk-client\r\nauthorization: sk-client\r\n",
+        "api-key: sk-client\r\nx-api-key: sk-client\r\nCookie: session=sk-client\r\n",
+        "api-key: sk-client\r\nOpenAI-Organization: org\r\nOpenAI-Project: project\r\n",
     ] {
         let request = format!(
             "GET /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\n\
@@ -1272,7 +1296,11 @@ async fn a_backends_own_key_replaces_the_clients_credentials() {
 
 #[tokio::test]
 async fn a_backends_own_key_serves_anonymous_clients_where_these_are_let_in() {
-    let (backend, server) = proxy_with(KEY, r#""require_auth":false"#).await;
+    let (backend, server) = proxy_with(
+        &format!(r#"{KEY},"paths":["*"]"#),
+        r#""require_auth":false"#,
+    )
+    .await;
     let mut client = Wire::connect(server.address).await;
     let request = "GET /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
 

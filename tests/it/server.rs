@@ -469,8 +469,16 @@ async fn every_exchange_is_one_line_in_the_log() {
         seen("backend"),
         [Some("LLM1"), Some("LLM1"), Some("LLM1"), None]
     );
-    // Nothing else is in the log, and each line begins with the time.
-    assert_eq!(log.lines().count(), lines.len(), "{log}");
+    // Nothing but the line of the start is in the log as well, and each line begins with the time.
+    let (start, rest) = log.split_once('\n').expect("lines");
+    let version = concat!(" version=", env!("CARGO_PKG_VERSION"), " ");
+    assert!(start.contains(version), "{start}");
+    assert!(
+        start.contains(" config=") && start.contains("config.json"),
+        "{start}"
+    );
+    assert!(start.ends_with(" backends=LLM1"), "{start}");
+    assert_eq!(rest.lines().count(), lines.len(), "{log}");
     assert!(
         lines
             .iter()

@@ -409,6 +409,138 @@ async fn idle_connections_make_room_where_descriptors_run_short() {
     for client in &mut late {
         assert_eq!(client.response().await.status(), 200);
     }
-    server.logged("cannot accept connections").await;
+    server
+        .logged("cannot accept connections for now code=EMFILE")
+        .await;
     idle[0].closed().await;
+}
+
+#[tokio::test]
+async fn the_soft_limit_is_raised_to_the_hard_one() {
+    let config = TempFile::new("config.json", DEMO_CONFIG);
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -Sn 80; ulimit -Hn 90; exec "$0" "$@""#]);
+    command.arg(crate::support::example("server"));
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--config"]);
+    let server = Server::spawn(command.arg(&config.path).env_remove("RUST_LOG"));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.id()));
+    let limits = limits.expect("a process");
+    let limit = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let numbers: Vec<_> = limit.expect("always").split_whitespace().skip(3).collect();
+    assert_eq!(numbers[..2], ["90", "90"]);
+}
+
+// Signals.
+
+#[tokio::test]
+async fn user_signals_are_ignored() {
+    let server = Server::demo(&[]);
+    for signal in ["USR1", "USR2"] {
+        server.signal(signal);
+        assert!(is_healthy(server.address).await);
+    }
+}
+
+// The demo.
+
+#[tokio::test]
+async fn the_demo_answers_a_recursive_schema_within_bounds() {
+    let server = Server::demo(&[]);
+    let properties: Vec<_> = (0..40)
+        .map(|n| format!(r##""p{n}":{{"$ref":"#"}}"##))
+        .collect();
+    let schema = format!(
+        r#"{{"type":"object","properties":{{{}}}}}"#,
+        properties.join(",")
+    );
+    let format = format!(r#"{{"type":"json_schema","json_schema":{{"schema":{schema}}}}}"#);
+    let messages = r#"[{"role":"user","content":"Hello"}]"#;
+    let request = format!(r#"{{"model":"m","messages":{messages},"response_format":{format}}}"#);
+    let mut client = Wire::connect(server.address).await;
+    client.send(post(&request)).await;
+    let answer = client.response().await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.body.len() < 100_000, "{}", answer.body.len());
+    let json = answer.json();
+    let content = json["choices"][0]["message"]["content"].as_str();
+    let sample: serde_json::Value = serde_json::from_str(content.expect("text")).expect("JSON");
+    assert!(sample["p0"]["p0"].is_object(), "{sample}");
+}
+
+// What never becomes an exchange.
+
+/// A server that serves HTTPS if `tls`, after a client has sent this and was cut off.
+async fn server_that_got(bytes: &[u8], tls: bool, level: &str) -> Server {
+    let environment = [("RUST_LOG", level)];
+    let server = match tls {
+        true => https::start_with(DEMO_CONFIG, ["good.pem", "leaf.key"], &environment),
+        false => Server::start_with(DEMO_CONFIG, &[], &environment),
+    };
+    let mut client = Wire::connect(server.address).await;
+    client.send(bytes).await;
+    client.rest().await;
+    server
+}
+
+#[tokio::test]
+async fn what_never_becomes_an_exchange_is_logged_at_debug_with_its_cause() {
+    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(70_000));
+    let half = &https_hello()[..20];
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0\0\0\0\0\0";
+    for (bytes, tls, message, cause) in [
+        (
+            &b"GET nonsense\r\n\r\n"[..],
+            false,
+            "malformed request",
+            "invalid",
+        ),
+        (
+            b"GET / HTTP/1.1\r\n\r\n",
+            false,
+            "malformed request",
+            "Host",
+        ),
+        (long.as_bytes(), false, "malformed request", "too large"),
+        (http2, false, "connection ended", "protocol error"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            true,
+            "TLS handshake failed",
+            "plain HTTP",
+        ),
+        (half, true, "TLS handshake failed", "handshake"),
+    ] {
+        let server = server_that_got(bytes, tls, "debug").await;
+        let log = server.logged(message).await;
+        let line = log.lines().find(|line| line.contains(message));
+        let line = line.expect("just seen");
+        assert!(line.contains(" DEBUG ") && line.contains(cause), "{line}");
+        assert!(!log.contains("nonsense"), "{log}");
+        let quiet = server_that_got(bytes, tls, "info").await.stop();
+        assert!(!quiet.contains(message), "{quiet}");
+    }
+}
+
+/// A record of TLS that says it is a handshake and is none.
+fn https_hello() -> Vec<u8> {
+    [&b"\x16\x03\x01\x00\x0f"[..], &[0xff; 15]].concat()
+}
+
+#[tokio::test]
+async fn libraries_warn_only_where_they_are_named() {
+    const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // An answer to a PING that nobody sent, and a frame that ends the connection.
+    const ACK: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0whatever";
+    const END: &[u8] = b"\0\0\0\0\0\0\0\0\0";
+    let bytes = [OPENING, ACK, END].concat();
+    for (level, warns) in [("info", false), ("debug", false), ("info,h2=warn", true)] {
+        let server = server_that_got(&bytes, false, level).await;
+        assert!(is_healthy(server.address).await);
+        // Longer than lines wait to be written.
+        sleep(Duration::from_millis(300)).await;
+        let log = server.stop();
+        assert_eq!(log.contains("PING ack"), warns, "{level}: {log}");
+    }
 }

@@ -48,6 +48,8 @@ mod signals {
         hangup: Stream,
         interrupt: Stream,
         terminate: Stream,
+        /// Ignored: without a handler they would end the process.
+        _ignored: [Stream; 2],
     }
 
     impl Signals {
@@ -56,6 +58,10 @@ mod signals {
                 hangup: signal(SignalKind::hangup())?,
                 interrupt: signal(SignalKind::interrupt())?,
                 terminate: signal(SignalKind::terminate())?,
+                _ignored: [
+                    signal(SignalKind::user_defined1())?,
+                    signal(SignalKind::user_defined2())?,
+                ],
             })
         }
 

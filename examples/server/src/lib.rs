@@ -15,6 +15,7 @@ mod arguments;
 mod connection;
 mod control;
 mod demo;
+mod descriptors;
 mod files;
 mod listen;
 mod log;
@@ -41,14 +42,14 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
 };
-use tower_openai_proxy::{OpenAiProxyLayer, observe::access_log};
+use tower_openai_proxy::{Backend, OpenAiProxyLayer, observe::access_log};
 
 use self::{
     arguments::Arguments,
     control::Signals,
     reload::{Current, Watched},
     serve::Options,
-    source::Loaded,
+    source::{Loaded, Source},
 };
 
 // It costs a stream less memory and a large body less work than most systems' own.
@@ -119,15 +120,19 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         loaded,
         listeners,
     } = prepared;
+    descriptors::raise_limit();
     let mut source = arguments.source;
     if arguments.demo {
         source.demo_url = Some(format!("http://{}/v1", start_demo()?));
     }
     let loaded = source.redirect(loaded)?;
     let layer = OpenAiProxyLayer::builder(loaded.config)
+        .prefixes(["/", "/v1"])
+        .all_paths()
         .health("/health")
         .observer(access_log)
         .build();
+    log_start(&source, &layer);
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
     let address = listeners[0].local_addr()?;
 
@@ -163,7 +168,22 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Starts the stand-in for the API on a thread of its own.
+fn log_start(source: &Source, layer: &OpenAiProxyLayer) {
+    let config = match &source.config {
+        Some(path) => path.display().to_string(),
+        None => "built-in".to_owned(),
+    };
+    let backends = layer.handle().backends();
+    let names: Vec<_> = backends.iter().map(Backend::name).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config,
+        backends = names.join(", "),
+        "starting"
+    );
+}
+
+/// Starts the mock of the API on a separate thread.
 fn start_demo() -> io::Result<SocketAddr> {
     let runtime = runtime()?;
     let address = runtime.block_on(demo::start())?;

@@ -4,8 +4,9 @@
 //! A standard error that blocks or fails never holds a worker up: lines wait in the buffer, and
 //! when that is full, further ones are dropped and counted.
 //!
-//! `RUST_LOG` says what is logged. Below `info` only this project's own targets are enabled: those
-//! of the HTTP and TLS libraries would print header fields, and with them keys.
+//! `RUST_LOG` says what is logged. It holds for this project's own targets. Those of the HTTP and
+//! TLS libraries are enabled at `error`, as clients can make them warn; where `RUST_LOG` names one,
+//! up to `info`, as below that they would print header fields, and with them keys.
 
 use std::{
     cell::RefCell,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -42,7 +43,7 @@ const MAX_WAITING: usize = 1024 * 1024;
 /// How long the end of the program waits for standard error.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The targets that may say more than `info`: they never print a header field or a body.
+/// The targets that never log a header field or a body.
 const OWN_TARGETS: [&str; 2] = ["tower_openai_proxy", "tower_openai_proxy_server"];
 
 static BUFFER: Mutex<Buffer> = Mutex::new(Buffer {
@@ -85,7 +86,8 @@ pub(crate) fn start() -> io::Result<()> {
     let most = targets.iter().map(|(_, level)| level).max();
     let most = most.into_iter().chain(targets.default_level()).max();
     let filter = FilterFn::new(move |metadata| {
-        is_harmless(metadata) && targets.would_enable(metadata.target(), metadata.level())
+        targets.would_enable(metadata.target(), metadata.level())
+            && *metadata.level() <= most_of(metadata.target(), &targets)
     })
     .with_max_level_hint(most.unwrap_or(LevelFilter::OFF));
 
@@ -117,8 +119,15 @@ fn parse(wanted: &str) -> Result<Targets, Box<dyn std::error::Error>> {
     Ok(targets)
 }
 
-fn is_harmless(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= Level::INFO || is_own(metadata.target())
+/// The most verbose level of a target that may be logged at all.
+fn most_of(target: &str, wanted: &Targets) -> LevelFilter {
+    if is_own(target) {
+        LevelFilter::TRACE
+    } else if wanted.iter().any(|(named, _)| target.starts_with(named)) {
+        LevelFilter::INFO
+    } else {
+        LevelFilter::ERROR
+    }
 }
 
 fn is_own(target: &str) -> bool {

@@ -1,7 +1,7 @@
 use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body_util::Full;
 use tokio::{
     net::TcpStream,
@@ -14,6 +14,7 @@ use tower_openai_proxy::{Error, OpenAiProxyLayer};
 
 use crate::{
     connection::{self, Limits},
+    descriptors,
     notice::Notice,
 };
 
@@ -50,7 +51,9 @@ pub(crate) async fn accept(
     let mut listener = Listener::new(listener, &options)?;
     let tls = options.tls.as_ref();
     let proxy = layer.handle();
-    let service = layer.layer(service_fn(move |_| not_found(proxy.is_draining())));
+    let service = layer.layer(service_fn(move |request| {
+        not_found(request, proxy.is_draining())
+    }));
     while !notices.borrow_and_update().is_draining {
         tokio::select! {
             stream = listener.next() => {
@@ -98,7 +101,8 @@ impl<'a> Listener<'a> {
                 Err(error) => {
                     let warned = self.warned.map(|warned| warned.elapsed());
                     if warned.is_none_or(|elapsed| elapsed >= ACCEPT_WARN_INTERVAL) {
-                        tracing::warn!(%error, "cannot accept connections for now");
+                        let code = descriptors::shortage(&error);
+                        tracing::warn!(code, %error, "cannot accept connections for now");
                         self.warned = Some(Instant::now());
                     }
                     self.shed();
@@ -118,10 +122,15 @@ impl<'a> Listener<'a> {
 }
 
 /// Answers what isn't the proxy's.
-async fn not_found(is_draining: bool) -> Result<Response<Full<Bytes>>, Infallible> {
-    let error = match is_draining {
-        true => Error::draining(),
-        false => Error::not_found(),
+async fn not_found<B>(
+    request: Request<B>,
+    is_draining: bool,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let error = if is_draining {
+        Error::draining()
+    } else {
+        let path = request.uri().path();
+        Error::not_found().with_message(format!("Nothing is served at `{path}`."))
     };
-    Ok(error.to_response().map(Full::new))
+    Ok(error.to_response())
 }

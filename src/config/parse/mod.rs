@@ -26,8 +26,9 @@ pub(crate) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, 
     })?;
     if json.trim_ascii().is_empty() {
         return Err(ConfigError::new(
-            "the configuration is empty; it must be an object with `primary_backends`",
-        ));
+            "the configuration is empty; it must be a JSON object with `primary_backends`",
+        )
+        .at(text, 0));
     }
     let document = serde_json::from_str(&json).map_err(|error| syntax(text, &error))?;
     if let Some((path, offset)) = scan::duplicate(&json) {
@@ -126,6 +127,7 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             "max_held_bytes" => settings.max_held_bytes = field.whole_number(allowed::BYTES)?,
             "max_upload_bytes" => settings.max_upload_bytes = field.whole_number(allowed::BYTES)?,
             "require_auth" => settings.require_auth = field.boolean()?,
+            "backend_header" => settings.backend_header = field.boolean()?,
             "failover_on" => {
                 settings.failover_on = field
                     .items("a list of status codes")?
@@ -137,7 +139,7 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
                 return Err(field.unknown(
                     "`timeout`, `connect_timeout`, `idle_timeout`, `total_timeout`, \
                      `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, \
-                     `failover_on` and `cooldown`",
+                     `backend_header`, `failover_on` and `cooldown`",
                 ));
             }
         }

@@ -4,19 +4,19 @@ use std::ops::Range;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::head::MAX_FIELDS;
-use crate::header::may_trail;
+use super::{MAX_FIELDS, Malformed};
+use crate::header::is_trailer_allowed;
 
-/// Chunk extensions are dropped (RFC 9112, section 7.1.1); so many bytes of them a chunk are read.
+/// Longest extension of a chunk. Extensions are dropped (RFC 9112, section 7.1.1).
 const MAX_EXTENSION: u16 = 4096;
 
-/// Largest trailer section.
+/// Largest trailer section, in bytes.
 const MAX_TRAILERS: usize = 16 * 1024;
 
 /// Chunk sizes of fewer digits are taken in one step.
 const MAX_STEP: usize = 8;
 
-/// Walks the framing of a chunked body through pieces of input that may end anywhere.
+/// Decodes a chunked body from input that may be split anywhere.
 pub(super) struct Chunked {
     at: At,
 }
@@ -48,12 +48,8 @@ enum At {
     /// After the last chunk, with the bytes of the trailer section so far.
     Trailers(Vec<u8>),
     End(Option<Box<HeaderMap>>),
-    Malformed(&'static str),
+    Malformed(Malformed),
 }
-
-/// What makes a body's framing invalid.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub(super) &'static str);
 
 impl Chunked {
     pub(super) fn new() -> Self {
@@ -64,6 +60,10 @@ impl Chunked {
         matches!(self.at, At::End(_))
     }
 
+    pub(super) fn has_trailers(&self) -> bool {
+        matches!(self.at, At::End(Some(_)))
+    }
+
     pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.at {
             At::End(trailers) => trailers.take().map(|trailers| *trailers),
@@ -71,14 +71,14 @@ impl Chunked {
         }
     }
 
-    /// Takes input up to the next data that isn't yet given out, or all of it. Gives how much was
-    /// taken and where in it the data is: at most one run of bytes of one chunk. The framing after
-    /// the data is taken too, as far as it is there, so that the end is known with the last data.
+    /// Consumes input up to the end of the next data, or all of it. Gives how much was consumed and
+    /// where in it the data is: bytes of one chunk at most. Framing that follows the data is consumed
+    /// as well, as far as it is there, so that the end is known with the last data.
     pub(super) fn advance(&mut self, input: &[u8]) -> Result<(usize, Range<usize>), Malformed> {
         let mut taken = 0;
         let mut data = 0..0;
         while let Some(&byte) = input.get(taken) {
-            // What nearly all framing is, in one step.
+            // Nearly all framing, in one step.
             if let Some((length, at)) = self.at.step(&input[taken..]) {
                 taken += length;
                 self.at = at;
@@ -95,7 +95,7 @@ impl Chunked {
                     };
                     continue;
                 }
-                // The next data is for the next call, as is a mistake behind this data.
+                // Left for the next call, as is an error behind this data.
                 at @ (At::Data { .. } | At::End(_)) => {
                     self.at = at;
                     break;
@@ -103,11 +103,11 @@ impl Chunked {
                 at => match at.after(byte) {
                     Ok(at) => at,
                     Err(malformed) => {
-                        self.at = At::Malformed(malformed.0);
-                        match data.is_empty() {
-                            true => return Err(malformed),
-                            false => break,
+                        self.at = At::Malformed(malformed);
+                        if data.is_empty() {
+                            return Err(malformed);
                         }
+                        break;
                     }
                 },
             };
@@ -199,7 +199,7 @@ impl At {
                     At::Trailers(section)
                 }
             }
-            At::Malformed(reason) => return Err(Malformed(reason)),
+            At::Malformed(malformed) => return Err(malformed),
             at @ (At::Data { .. } | At::End(_)) => at,
         })
     }
@@ -218,7 +218,7 @@ fn parse_trailers(section: &[u8]) -> Result<Option<Box<HeaderMap>>, Malformed> {
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| INVALID)?;
         let value = HeaderValue::from_bytes(field.value).map_err(|_| INVALID)?;
-        if may_trail(&name) {
+        if is_trailer_allowed(&name) {
             trailers.append(name, value);
         }
     }

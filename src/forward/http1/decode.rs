@@ -5,60 +5,57 @@ use std::ops::Range;
 use http::HeaderMap;
 use http_body::SizeHint;
 
-use super::{
-    chunked::{Chunked, Malformed},
-    head::Invalid,
-};
+use super::{Malformed, chunked::Chunked};
 
 /// Finds the data of a body in the bytes of its connection.
 pub(super) enum Decoder {
-    /// So many bytes are left.
+    /// With the number of bytes left.
     Length(u64),
     Chunked(Chunked),
     UntilClose,
-    /// The connection was closed, and that was the end.
+    /// The connection was closed, which was the end.
     Closed,
 }
 
-/// What the fields of a head say about where its body ends. Two lengths, or a length and a transfer
-/// coding, are refused: whoever reads the response after us might choose the other one.
+/// The fields of a head that say where its body ends. Two lengths, or a length and a transfer coding,
+/// are refused: another recipient of the response might choose the other one.
 #[derive(Default)]
-pub(super) struct Framing<'a> {
+pub(super) struct BodyFields<'a> {
     length: Option<&'a [u8]>,
     coding: Option<&'a [u8]>,
 }
 
-impl<'a> Framing<'a> {
-    pub(super) fn add_length(&mut self, value: &'a [u8]) -> Result<(), Invalid> {
+impl<'a> BodyFields<'a> {
+    pub(super) fn add_length(&mut self, value: &'a [u8]) -> Result<(), Malformed> {
         match self.length.replace(value) {
-            Some(_) => Err("two lengths"),
+            Some(_) => Err(Malformed("two lengths")),
             None => Ok(()),
         }
     }
 
-    pub(super) fn add_coding(&mut self, value: &'a [u8]) -> Result<(), Invalid> {
+    pub(super) fn add_coding(&mut self, value: &'a [u8]) -> Result<(), Malformed> {
         match self.coding.replace(value) {
-            Some(_) => Err("two transfer codings"),
+            Some(_) => Err(Malformed("two transfer codings")),
             None => Ok(()),
         }
     }
 
-    pub(super) fn decoder(self, is_1_0: bool) -> Result<Decoder, Invalid> {
+    pub(super) fn decoder(self, is_1_0: bool) -> Result<Decoder, Malformed> {
         match (self.length, self.coding) {
             (None, None) => Ok(Decoder::UntilClose),
             (Some(length), None) => parse_length(length).map(Decoder::Length),
             (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") && !is_1_0 => {
                 Ok(Decoder::Chunked(Chunked::new()))
             }
-            (None, Some(_)) => Err("unknown transfer coding"),
-            (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
+            (None, Some(_)) => Err(Malformed("unknown transfer coding")),
+            (Some(_), Some(_)) => Err(Malformed("both Content-Length and Transfer-Encoding")),
         }
     }
 }
 
 impl Decoder {
-    /// Takes input up to the next data, or all of it; gives how much was taken and where in it the
-    /// data is. Takes nothing once the body has ended.
+    /// Consumes input up to the end of the next data, or all of it; gives how much was consumed, and
+    /// where in it the data is. Consumes nothing once the body has ended.
     pub(super) fn advance(&mut self, input: &[u8]) -> Result<(usize, Range<usize>), Malformed> {
         match self {
             Self::Length(left) => {
@@ -72,7 +69,7 @@ impl Decoder {
         }
     }
 
-    /// The backend has closed the connection; says whether the body may end so.
+    /// Notes that the backend has closed the connection, and says whether the body may end so.
     pub(super) fn close(&mut self) -> bool {
         if matches!(self, Self::UntilClose) {
             *self = Self::Closed;
@@ -87,6 +84,10 @@ impl Decoder {
             Self::UntilClose => false,
             Self::Closed => true,
         }
+    }
+
+    pub(super) fn has_trailers(&self) -> bool {
+        matches!(self, Self::Chunked(chunked) if chunked.has_trailers())
     }
 
     pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
@@ -115,10 +116,10 @@ impl std::fmt::Debug for Decoder {
     }
 }
 
-fn parse_length(value: &[u8]) -> Result<u64, Invalid> {
-    // `str::parse` would take a sign.
+fn parse_length(value: &[u8]) -> Result<u64, Malformed> {
+    // `str::parse` would accept a sign.
     let text = std::str::from_utf8(value).ok();
     text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|text| text.parse().ok())
-        .ok_or("invalid Content-Length")
+        .ok_or(Malformed("invalid Content-Length"))
 }

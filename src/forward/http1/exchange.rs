@@ -5,26 +5,23 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::SizeHint;
+use http_body::{Body, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    Error, Malformed,
     decode::Decoder,
-    encode::Framing,
-    head::{self, Head, Parsed},
-    upload::{Failed, Upload},
+    head::{self, HeadSearch, Parsed},
+    upload::{Upload, UploadError},
 };
-use crate::{
-    body::RequestBody,
-    error::{BoxError, Error, Kind},
-};
+use crate::forward::message::{Framing, Head};
 
-/// What one read can give.
+/// The most that one read returns.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// More interim responses (1xx) than this before the final one are taken for an attack.
+/// The most interim responses (1xx) before the final one; more are taken for an attack.
 const MAX_INTERIM: u8 = 32;
 
 thread_local! {
@@ -32,149 +29,163 @@ thread_local! {
 }
 
 /// One request and its response on one connection.
-pub(crate) struct Exchange<T> {
+pub(crate) struct Exchange<T, B> {
     io: T,
-    /// What is still to be written; none once the request has been passed on.
-    upload: Option<Upload>,
+    /// `None` once the whole request has been sent.
+    upload: Option<Upload<B>>,
     /// Read, but not yet used.
     input: Bytes,
-    to_head: bool,
+    is_head_request: bool,
     interim: u8,
+    search: HeadSearch,
     /// The body of the response, once its head has come.
     body: Decoder,
-    /// Whether the connection can take another request after this one.
+    /// Whether the connection persists after this exchange.
     keep_alive: bool,
 }
 
-impl<T> Exchange<T>
+impl<T, B> Exchange<T, B>
 where
     T: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes> + Unpin,
 {
-    /// `head` is the encoded head of the request; `to_head` says that its method is HEAD.
+    /// `head` is the encoded head of the request.
     pub(crate) fn new(
         io: T,
         head: Vec<u8>,
         framing: Framing,
-        body: RequestBody,
-        to_head: bool,
+        body: B,
+        is_head_request: bool,
     ) -> Self {
         Self {
             io,
             upload: Some(Upload::new(head, framing, body)),
             input: Bytes::new(),
-            to_head,
+            is_head_request,
             interim: 0,
+            search: HeadSearch::default(),
             body: Decoder::UntilClose,
             keep_alive: true,
         }
     }
 
     /// Sends the request and waits for the head of the final response, which may come before the
-    /// request has been sent whole.
+    /// whole request has been sent.
     ///
-    /// The memory of `spare` is used again for the head's fields.
+    /// The head's fields reuse the memory of `recycled`.
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        spare: &mut HeaderMap,
-    ) -> Poll<Result<Head, Error>> {
+        recycled: &mut HeaderMap,
+    ) -> Poll<Result<Head, Error<B::Error>>> {
         self.poll_upload(cx)?;
         loop {
-            let read = ready!(poll_read(&mut self.io, cx, Bytes::copy_from_slice))
-                .map_err(|error| Error::new(Kind::ClosedBeforeHead).with_source(error))?;
-            if read.is_empty() {
-                return Poll::Ready(Err(Error::new(Kind::ClosedBeforeHead)));
+            let input = &mut self.input;
+            let length = ready!(poll_read(&mut self.io, cx, |read| append(input, read)));
+            if length.map_err(Error::Io)? == 0 {
+                return Poll::Ready(Err(Error::Closed));
             }
-            self.input = match self.input.is_empty() {
-                true => read,
-                false => [&*self.input, &read].concat().into(),
-            };
-            if let Some((head, body)) = self.parse_head(spare)? {
-                self.keep_alive &= head.keep_alive;
-                self.body = body;
+            if let Some(head) = self.parse_head(recycled)? {
                 return Poll::Ready(Ok(head));
             }
         }
     }
 
-    fn parse_head(&mut self, spare: &mut HeaderMap) -> Result<Option<(Head, Decoder)>, Error> {
-        let invalid = |reason| Error::new(Kind::NotHttp).with_source(reason);
-        while !self.input.is_empty() {
-            match head::parse(&self.input, self.to_head, spare).map_err(invalid)? {
-                Parsed::Partial => break,
+    fn parse_head(&mut self, recycled: &mut HeaderMap) -> Result<Option<Head>, Malformed> {
+        loop {
+            self.skip_empty_lines();
+            if !self.search.is_due(&self.input) {
+                return Ok(None);
+            }
+            match head::parse(&self.input, self.is_head_request, recycled)? {
+                Parsed::Partial => return Ok(None),
                 Parsed::Interim(_) if self.interim == MAX_INTERIM => {
-                    return Err(invalid("too many interim responses"));
+                    return Err(Malformed("too many interim responses"));
                 }
                 Parsed::Interim(length) => {
                     self.interim += 1;
                     self.input.advance(length);
+                    self.search = HeadSearch::default();
                 }
-                Parsed::Final(length, head, body) => {
+                Parsed::Final {
+                    length,
+                    head,
+                    body,
+                    keep_alive,
+                } => {
                     self.input.advance(length);
-                    return Ok(Some((head, body)));
+                    self.body = body;
+                    self.keep_alive &= keep_alive;
+                    return Ok(Some(head));
                 }
             }
         }
-        Ok(None)
     }
 
-    /// The next piece of the response's body, as soon as it is there; none at its end.
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        if let Err(error) = self.poll_upload(cx) {
-            return Poll::Ready(Some(Err(error)));
+    /// Empty lines before a head are tolerated, but don't count as its end.
+    fn skip_empty_lines(&mut self) {
+        while let [b'\n', ..] | [b'\r', b'\n', ..] = *self.input {
+            let length = if self.input[0] == b'\n' { 1 } else { 2 };
+            self.input.advance(length);
         }
-        let broke_off = |source: BoxError| Error::new(Kind::Truncated).with_source(source);
+    }
+
+    /// The next chunk of the response's body, as soon as it is there; `None` at its end.
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Error<B::Error>>>> {
+        self.poll_upload(cx)?;
         while !self.body.is_end() {
-            let decoded = if self.input.is_empty() {
+            let data = if self.input.is_empty() {
                 let body = &mut self.body;
                 match ready!(poll_read(&mut self.io, cx, |read| decode(body, read))) {
                     Ok(Decoded::Closed) if self.body.close() => break,
-                    Ok(Decoded::Closed) => Err("closed before the end of the body".into()),
+                    Ok(Decoded::Closed) => return Poll::Ready(Some(Err(Error::Closed))),
                     Ok(Decoded::Data(data, rest)) => {
                         self.input = rest;
-                        Ok(data)
+                        data
                     }
-                    Ok(Decoded::Malformed(reason)) => Err(reason.into()),
-                    Err(error) => Err(error.into()),
+                    Ok(Decoded::Malformed(malformed)) => Err(malformed)?,
+                    Err(error) => return Poll::Ready(Some(Err(Error::Io(error)))),
                 }
             } else {
-                match self.body.advance(&self.input) {
-                    Ok((taken, data)) => {
-                        let data = self.input.slice(data);
-                        self.input.advance(taken);
-                        Ok(data)
-                    }
-                    Err(malformed) => Err(malformed.0.into()),
-                }
+                let (taken, data) = self.body.advance(&self.input)?;
+                let data = self.input.slice(data);
+                self.input.advance(taken);
+                data
             };
-            match decoded {
-                Ok(data) if data.is_empty() => {}
-                Ok(data) => return Poll::Ready(Some(Ok(data))),
-                Err(source) => return Poll::Ready(Some(Err(broke_off(source)))),
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(data)));
             }
         }
         Poll::Ready(None)
     }
 
-    /// Sends on. An error is the request body's: that the backend doesn't read any more only means
-    /// that nothing more is sent, for it may have answered.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+    /// Sends more of the request. Fails where its body does: that the backend doesn't read any more
+    /// only stops the upload, for it may have responded.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Error<B::Error>> {
         let Some(upload) = &mut self.upload else {
             return Ok(());
         };
         match upload.poll(&mut self.io, cx) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(Failed::Write)) => self.keep_alive = false,
-            Poll::Ready(Err(Failed::Body(error))) => return Err(error),
+            Poll::Ready(Err(UploadError::Write)) => self.keep_alive = false,
+            Poll::Ready(Err(UploadError::Body(error))) => return Err(Error::RequestBody(error)),
+            Poll::Ready(Err(UploadError::WrongLength)) => return Err(Error::WrongLength),
         }
         self.upload = None;
         Ok(())
     }
 
-    /// Whether all of the response's body has been given out.
+    /// Whether the whole body of the response has been returned.
     pub(crate) fn is_end(&self) -> bool {
         self.body.is_end()
+    }
+
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.body.has_trailers()
     }
 
     pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
@@ -192,11 +203,24 @@ where
     }
 }
 
+/// Adds what was read, and gives its length.
+fn append(input: &mut Bytes, read: &[u8]) -> usize {
+    if input.is_empty() {
+        *input = Bytes::copy_from_slice(read);
+    } else {
+        // In place, with room for more than this.
+        let mut grown = BytesMut::from(std::mem::take(input));
+        grown.extend_from_slice(read);
+        *input = grown.freeze();
+    }
+    read.len()
+}
+
 /// What one read gave of a body.
 enum Decoded {
-    /// A piece, which may be empty, and what was read beyond it.
+    /// A chunk, which may be empty, and what was read beyond it.
     Data(Bytes, Bytes),
-    Malformed(&'static str),
+    Malformed(Malformed),
     Closed,
 }
 
@@ -210,11 +234,11 @@ fn decode(body: &mut Decoder, read: &[u8]) -> Decoded {
             Bytes::copy_from_slice(&read[data]),
             Bytes::copy_from_slice(&read[taken..]),
         ),
-        Err(malformed) => Decoded::Malformed(malformed.0),
+        Err(malformed) => Decoded::Malformed(malformed),
     }
 }
 
-/// Reads into the thread's buffer and gives what came to `take`; nothing came at the end.
+/// Reads into the thread's buffer and passes what came to `take`: nothing at the end.
 fn poll_read<T: AsyncRead + Unpin, R>(
     io: &mut T,
     cx: &mut Context<'_>,

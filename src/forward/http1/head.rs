@@ -7,23 +7,48 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 
-use super::decode::{Decoder, Framing};
-use crate::header::{Nominated, is_hop_by_hop};
+use super::{
+    MAX_FIELDS, Malformed,
+    decode::{BodyFields, Decoder},
+};
+use crate::{
+    forward::message::{Head, MAX_HEAD},
+    header::{ConnectionOptions, is_hop_by_hop},
+};
 
-/// Largest head of a response, in bytes.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
+/// Input up to this size is parsed again with each read, so that what can't become a head is refused
+/// early.
+const SMALL: usize = 4 * 1024;
 
-/// Most fields in a head or a trailer section.
-pub(super) const MAX_FIELDS: usize = 128;
+/// Decides when incomplete input is worth parsing again: a head that comes in many small reads must
+/// not be parsed with each of them.
+#[derive(Default)]
+pub(super) struct HeadSearch {
+    /// How much has been searched for the end of the head.
+    searched: usize,
+    /// How much there was to parse the last time.
+    parsed: usize,
+}
 
-/// The head of a final response, without what concerns only the connection.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) status: StatusCode,
-    /// Where it isn't the usual one.
-    pub(crate) reason: Option<ReasonPhrase>,
-    pub(crate) headers: HeaderMap,
-    pub(super) keep_alive: bool,
+impl HeadSearch {
+    pub(super) fn is_due(&mut self, input: &[u8]) -> bool {
+        let has_end = has_empty_line(&input[self.searched.saturating_sub(2)..]);
+        self.searched = input.len();
+        let is_due = !input.is_empty()
+            && (has_end
+                || input.len() <= SMALL
+                || input.len() > MAX_HEAD
+                || input.len() >= 2 * self.parsed);
+        if is_due {
+            self.parsed = input.len();
+        }
+        is_due
+    }
+}
+
+fn has_empty_line(input: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', input)
+        .any(|end| matches!(input[end + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
 
 #[derive(Debug)]
@@ -32,20 +57,22 @@ pub(super) enum Parsed {
     Partial,
     /// An interim response (1xx) of this length.
     Interim(usize),
-    /// A final response whose head has this length, and where its body ends.
-    Final(usize, Head, Decoder),
+    Final {
+        /// Of the head in the input.
+        length: usize,
+        head: Head,
+        body: Decoder,
+        keep_alive: bool,
+    },
 }
 
-/// Why the input is no response that can be passed on.
-pub(super) type Invalid = &'static str;
-
-/// Parses the head at the start of the input, as the answer to a HEAD request or to another. The
-/// memory of `spare` is used again for the fields.
+/// Parses the head at the start of the input, as the response to a HEAD request or to another. The
+/// fields reuse the memory of `recycled`.
 pub(super) fn parse(
     input: &Bytes,
-    to_head: bool,
-    spare: &mut HeaderMap,
-) -> Result<Parsed, Invalid> {
+    is_head_request: bool,
+    recycled: &mut HeaderMap,
+) -> Result<Parsed, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -54,75 +81,73 @@ pub(super) fn parse(
         &mut fields,
     ) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if input.len() > MAX_HEAD => return Err("head too large"),
+        Ok(httparse::Status::Partial) if input.len() > MAX_HEAD => {
+            return Err(Malformed("head too large"));
+        }
         Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
-        Err(httparse::Error::TooManyHeaders) => return Err("too many fields"),
-        Err(_) => return Err("malformed head"),
+        Err(httparse::Error::TooManyHeaders) => return Err(Malformed("too many fields")),
+        Err(_) => return Err(Malformed("malformed head")),
     };
     let status = response
         .code
         .and_then(|code| StatusCode::from_u16(code).ok())
-        .ok_or("invalid status code")?;
+        .ok_or(Malformed("invalid status code"))?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err("switches protocols without being asked");
+        return Err(Malformed("switches protocols without being asked"));
     }
     if status.is_informational() {
         return Ok(Parsed::Interim(length));
     }
     if length > MAX_HEAD {
-        return Err("head too large");
+        return Err(Malformed("head too large"));
     }
 
     let is_1_0 = response.version == Some(0);
-    let mut connection = Nominated::default();
-    let mut framing = Framing::default();
+    let fields = response.headers.iter();
+    let is_connection =
+        |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("connection");
+    let options = ConnectionOptions::new(fields.filter(is_connection).map(|field| field.value));
+    let mut body = BodyFields::default();
     // The values are slices of the input.
-    let mut headers = std::mem::take(spare);
+    let mut headers = std::mem::take(recycled);
     headers.clear();
     headers.reserve(response.headers.len());
     for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "invalid name")?;
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = name.map_err(|_| Malformed("invalid name"))?;
         match name {
-            header::CONNECTION => connection.add(field.value),
-            header::CONTENT_LENGTH => framing.add_length(field.value)?,
-            header::TRANSFER_ENCODING => framing.add_coding(field.value)?,
+            header::CONTENT_LENGTH => body.add_length(field.value)?,
+            header::TRANSFER_ENCODING => body.add_coding(field.value)?,
             _ => {}
         }
-        if !is_hop_by_hop(name.as_str()) {
-            let value = HeaderValue::from_maybe_shared(input.slice_ref(field.value))
-                .map_err(|_| "invalid field value")?;
-            headers.append(name, value);
+        if !is_hop_by_hop(name.as_str()) && !options.contains(name.as_str()) {
+            let value = HeaderValue::from_maybe_shared(input.slice_ref(field.value));
+            headers.append(name, value.map_err(|_| Malformed("invalid field value"))?);
         }
     }
-    let headers = connection.strip(headers);
-    let has_body =
-        !to_head && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
-    let body = match framing.decoder(is_1_0)? {
-        _ if !has_body => Decoder::Length(0),
-        body => body,
-    };
-    let keep_alive = !connection.close
-        && (!is_1_0 || connection.keep_alive)
-        && !matches!(body, Decoder::UntilClose);
-    Ok(Parsed::Final(
+    let mut body = body.decoder(is_1_0)?;
+    if !Head::has_body(status, is_head_request) {
+        body = Decoder::Length(0);
+    }
+    let keep_alive =
+        !options.close && (!is_1_0 || options.keep_alive) && !matches!(body, Decoder::UntilClose);
+    let reason = reason_phrase(&input[..length], status);
+    Ok(Parsed::Final {
         length,
-        Head {
+        head: Head {
             status,
-            reason: reason_phrase(&input[..length], status),
+            reason,
             headers,
-            keep_alive,
         },
         body,
-    ))
+        keep_alive,
+    })
 }
 
-/// The reason phrase as it was sent, where it isn't the usual one for the status.
+/// The reason phrase as it was sent, unless it is the standard one for the status.
 fn reason_phrase(head: &[u8], status: StatusCode) -> Option<ReasonPhrase> {
     const BEFORE: usize = "HTTP/1.1 200 ".len();
-    let line = head
-        .trim_ascii_start()
-        .split(|&byte| byte == b'\n')
-        .next()?;
+    let line = &head[..memchr::memchr(b'\n', head)?];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let reason = line.get(BEFORE..).unwrap_or_default();
     if status.canonical_reason().map(str::as_bytes) == Some(reason) {
@@ -135,15 +160,20 @@ fn reason_phrase(head: &[u8], status: StatusCode) -> Option<ReasonPhrase> {
 mod tests {
     use super::*;
 
-    fn parse_new(input: &Bytes, to_head: bool) -> Result<Parsed, Invalid> {
-        parse(input, to_head, &mut HeaderMap::new())
+    fn parse_new(input: &Bytes, is_head_request: bool) -> Result<Parsed, Malformed> {
+        parse(input, is_head_request, &mut HeaderMap::new())
     }
 
-    fn parse_final(input: &str) -> (Head, Decoder) {
+    fn parse_final(input: &str) -> (Head, Decoder, bool) {
         match parse_new(&Bytes::copy_from_slice(input.as_bytes()), false) {
-            Ok(Parsed::Final(length, head, body)) => {
+            Ok(Parsed::Final {
+                length,
+                head,
+                body,
+                keep_alive,
+            }) => {
                 assert_eq!(length, input.find("\r\n\r\n").unwrap() + 4);
-                (head, body)
+                (head, body, keep_alive)
             }
             other => panic!("{other:?}"),
         }
@@ -151,7 +181,7 @@ mod tests {
 
     #[test]
     fn fields_keep_their_order_and_repetitions() {
-        let (head, _) = parse_final(
+        let (head, ..) = parse_final(
             "HTTP/1.1 200 OK\r\nB: 1\r\na:2 \r\nSet-Cookie: x\r\nset-cookie: \ty\r\nempty:\r\n\r\nrest",
         );
         let fields: Vec<_> = head
@@ -171,13 +201,13 @@ mod tests {
 
     #[test]
     fn hop_by_hop_fields_are_left_out() {
-        let (head, body) = parse_final(
+        let (head, body, keep_alive) = parse_final(
             "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: 5\r\nx-hop: 1\r\nProxy-Authenticate: x\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\nX-End: 1\r\n\r\n",
         );
         let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["trailer", "x-end"]);
         assert!(matches!(body, Decoder::Chunked(_)));
-        assert!(head.keep_alive);
+        assert!(keep_alive);
     }
 
     #[test]
@@ -196,14 +226,14 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\n", false),
             ("HTTP/1.1 204 No Content\r\n\r\n", true),
         ] {
-            assert_eq!(parse_final(head).0.keep_alive, keep_alive, "{head}");
+            assert_eq!(parse_final(head).2, keep_alive, "{head}");
         }
     }
 
     #[test]
     fn an_unusual_reason_phrase_is_kept() {
         let reason = |line: &str| {
-            let (head, _) = parse_final(&format!("{line}\r\nContent-Length: 0\r\n\r\n"));
+            let (head, ..) = parse_final(&format!("{line}\r\nContent-Length: 0\r\n\r\n"));
             head.reason.map(|reason| reason.as_bytes().to_vec())
         };
         assert_eq!(reason("HTTP/1.1 200 OK"), None);
@@ -246,8 +276,32 @@ mod tests {
     }
 
     #[test]
+    fn a_head_that_comes_byte_by_byte_is_parsed_a_few_times_only() {
+        let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+        let mut search = HeadSearch::default();
+        let due: Vec<_> = (1..=head.len())
+            .filter(|&length| search.is_due(&head.as_bytes()[..length]))
+            .collect();
+        assert!(due.len() < SMALL + 20, "{}", due.len());
+        assert_eq!(due.last(), Some(&head.len()));
+    }
+
+    #[test]
+    fn the_end_of_a_large_head_is_found_wherever_it_is_split() {
+        for end in ["\r\n\r\n", "\n\n", "\r\n\n", "\n\r\n"] {
+            let head = format!("HTTP/1.1 200 OK\r\nx: {}{end}rest", "y".repeat(10_000));
+            let length = head.len() - "rest".len();
+            for cut in length - end.len()..length {
+                let mut search = HeadSearch::default();
+                assert!(search.is_due(&head.as_bytes()[..cut]));
+                assert!(search.is_due(head.as_bytes()), "{end:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
     fn answers_without_a_body_have_none_whatever_their_fields_say() {
-        for (head, to_head) in [
+        for (head, is_head_request) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", true),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -259,7 +313,8 @@ mod tests {
                 false,
             ),
         ] {
-            let Ok(Parsed::Final(_, _, body)) = parse_new(&Bytes::from(head), to_head) else {
+            let parsed = parse_new(&Bytes::from(head), is_head_request);
+            let Ok(Parsed::Final { body, .. }) = parsed else {
                 panic!("{head}");
             };
             assert!(matches!(body, Decoder::Length(0)));

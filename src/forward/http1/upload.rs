@@ -1,4 +1,4 @@
-//! A request on its way to the backend.
+//! Sends a request.
 
 use std::{
     io::{self, IoSlice, Write},
@@ -11,38 +11,44 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
-use super::encode::{Framing, write_field};
-use crate::{
-    body::RequestBody,
-    error::{Error, Kind},
-    header::may_trail,
-};
+use super::encode::write_field;
+use crate::forward::message::{Framing, WrongLength};
 
-/// Pieces up to this size are copied behind the head or each other; larger ones are written from
+/// Chunks up to this size are copied behind the head or each other; larger ones are written from
 /// where they are.
 const COPY_LIMIT: usize = 16 * 1024;
 
 /// The head, then the body as it comes, in as few writes as it allows.
-pub(super) struct Upload {
-    /// What is to be written first, and how much of it has been.
+pub(super) struct Upload<B> {
+    /// Written first, and how much of it has been.
     flat: Vec<u8>,
     written: usize,
-    /// What is to be written then: a large piece, and the end of its chunk.
+    /// Written then: a large chunk, and its end.
     large: Bytes,
     chunk_end: &'static [u8],
-    body: Option<RequestBody>,
+    body: Option<B>,
     framing: Framing,
 }
 
-pub(super) enum Failed {
-    /// The request's body: the client is at fault, or gone.
-    Body(Error),
-    /// Writing: the backend doesn't read any more. It may have answered.
+/// Why a request can't be sent to its end.
+pub(super) enum UploadError<E> {
+    Body(E),
+    WrongLength,
+    /// The backend doesn't read any more. It may have responded.
     Write,
 }
 
-impl Upload {
-    pub(super) fn new(head: Vec<u8>, framing: Framing, body: RequestBody) -> Self {
+impl<E> From<WrongLength> for UploadError<E> {
+    fn from(_: WrongLength) -> Self {
+        Self::WrongLength
+    }
+}
+
+impl<B> Upload<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    pub(super) fn new(head: Vec<u8>, framing: Framing, body: B) -> Self {
         Self {
             flat: head,
             written: 0,
@@ -53,42 +59,41 @@ impl Upload {
         }
     }
 
-    /// Writes what there is. Ready when the request has been passed on whole.
+    /// Writes what there is. Ready once the whole request has been sent.
     pub(super) fn poll<T: AsyncWrite + Unpin>(
         &mut self,
         io: &mut T,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<(), UploadError<B::Error>>> {
         loop {
-            let body_is_pending = self.gather(cx).map_err(Failed::Body)?.is_pending();
-            if self.is_written() {
-                ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(|_| Failed::Write)?;
-                return match body_is_pending {
-                    true => Poll::Pending,
-                    false => Poll::Ready(Ok(())),
-                };
-            }
+            let body_is_pending = self.gather(cx)?.is_pending();
+            let has_written = !self.is_written();
             while !self.is_written() {
-                ready!(self.poll_write(io, cx)).map_err(|_| Failed::Write)?;
+                ready!(self.poll_write(io, cx)).map_err(|_| UploadError::Write)?;
             }
-            if body_is_pending {
-                ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(|_| Failed::Write)?;
-                return Poll::Pending;
+            if body_is_pending || !has_written {
+                ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(|_| UploadError::Write)?;
+                return if body_is_pending {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Ok(()))
+                };
             }
         }
     }
 
     /// Takes what the body has ready, as long as it can be written together.
-    fn gather(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn gather(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadError<B::Error>>> {
         while let Some(body) = &mut self.body {
             if !self.large.is_empty() || self.flat.len() > COPY_LIMIT {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(Pin::new(&mut *body).poll_frame(cx)?) {
+            let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+            match frame.transpose().map_err(UploadError::Body)? {
                 Some(frame) => {
                     let is_last = body.is_end_stream();
                     self.push(frame)?;
-                    // Not asked again: that would cost most requests another look.
+                    // Not polled again, which would cost most requests another call.
                     if is_last && self.body.is_some() {
                         self.end(None)?;
                     }
@@ -99,23 +104,19 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    fn push(&mut self, frame: Frame<Bytes>) -> Result<(), Error> {
+    fn push(&mut self, frame: Frame<Bytes>) -> Result<(), WrongLength> {
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => return self.end(frame.into_trailers().ok()),
         };
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.framing.count(data.len())?;
         let mut chunk_end: &'static [u8] = b"";
-        match &mut self.framing {
-            _ if data.is_empty() => return Ok(()),
-            Framing::Chunked => {
-                write!(self.flat, "{:x}\r\n", data.len()).expect("memory can be written to");
-                chunk_end = b"\r\n";
-            }
-            Framing::Length(left) => {
-                let length = data.len() as u64;
-                *left = left.checked_sub(length).ok_or_else(wrong_length)?;
-            }
-            Framing::None => return Err(wrong_length()),
+        if self.framing == Framing::Chunked {
+            write!(self.flat, "{:x}\r\n", data.len()).expect("memory can be written to");
+            chunk_end = b"\r\n";
         }
         if data.len() <= COPY_LIMIT {
             self.flat.extend_from_slice(&data);
@@ -127,22 +128,16 @@ impl Upload {
         Ok(())
     }
 
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Error> {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), WrongLength> {
         self.body = None;
-        match self.framing {
-            Framing::Chunked => {
-                self.flat.extend_from_slice(b"0\r\n");
-                for (name, value) in trailers.iter().flatten() {
-                    if may_trail(name) {
-                        write_field(&mut self.flat, name.as_str(), value);
-                    }
-                }
-                self.flat.extend_from_slice(b"\r\n");
-                Ok(())
+        if self.framing == Framing::Chunked {
+            self.flat.extend_from_slice(b"0\r\n");
+            for (name, value) in trailers.iter().flatten() {
+                write_field(&mut self.flat, name, value);
             }
-            Framing::Length(left) if left > 0 => Err(wrong_length()),
-            Framing::Length(_) | Framing::None => Ok(()),
+            self.flat.extend_from_slice(b"\r\n");
         }
+        self.framing.end()
     }
 
     fn is_written(&self) -> bool {
@@ -178,9 +173,4 @@ impl Upload {
         self.chunk_end = &self.chunk_end[written - of_large..];
         Poll::Ready(Ok(()))
     }
-}
-
-/// The client is at fault: a body must be as long as its head says.
-pub(crate) fn wrong_length() -> Error {
-    Error::new(Kind::BodyTruncated).with_source("the body is not as long as was announced")
 }

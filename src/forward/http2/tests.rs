@@ -1,29 +1,31 @@
 //! On paused time, over a pipe in memory.
 
-use http::Response;
-use http_body_util::{Channel, Full};
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{Channel, Empty, Full};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-    net::{TcpListener, TcpStream},
+    io::{DuplexStream, duplex},
+    time::{Instant, sleep},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
-use crate::{BackendConfig, Config, TimeoutLayer};
+use crate::{
+    RequestBody, TimeoutLayer,
+    forward::message::{Framing, Head},
+};
 
-const BACKEND: &str = "http://backend.test/v1";
+const MAX_AGE: Duration = Duration::from_secs(600);
 
 type Server = h2::server::Connection<DuplexStream, Bytes>;
-
-fn backend() -> Backend {
-    let config = Config::builder().backend(BackendConfig::new("LLM1", BACKEND));
-    Backend::all(&config.build().unwrap())[0].clone()
-}
 
 /// A connection, and the backend's side of it, which allows so many streams.
 async fn connected(max_streams: u32) -> (Connection, Server) {
     let (ours, theirs) = duplex(64 * 1024);
-    let connection = connect(ours, None).await.unwrap();
+    let connection = connect(ours).await.unwrap();
     let mut server = h2::server::Builder::new();
     server.max_concurrent_streams(max_streams);
     (connection, server.handshake(theirs).await.unwrap())
@@ -37,20 +39,24 @@ async fn serve_silently(mut server: Server) {
     }
 }
 
-fn send(reserved: Reserved, body: RequestBody) -> Exchange {
-    let (parts, ()) = Request::post("/v1/chat/completions")
-        .body(())
-        .unwrap()
-        .into_parts();
-    let Ok(exchange) = reserved.send(&parts, body, &backend()) else {
-        panic!("not sent");
-    };
-    exchange
+fn send<B>(permit: StreamPermit, body: B) -> Exchange<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let head = Request::post("https://backend.test/v1/chat/completions");
+    let sent = permit.send(head.body(()).unwrap(), Framing::Chunked, body);
+    sent.ok().expect("an open connection")
 }
 
-async fn head(exchange: &mut Exchange) -> Result<Head, Error> {
-    let head = std::future::poll_fn(|cx| exchange.poll_head(cx)).await;
-    head.map(|(head, _)| head)
+fn send_empty(permit: StreamPermit) -> Exchange<Empty<Bytes>> {
+    send(permit, Empty::new())
+}
+
+async fn head<B>(exchange: &mut Exchange<B>) -> Result<Head, Error<B::Error>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    std::future::poll_fn(|cx| exchange.poll_head(cx)).await
 }
 
 /// Waits until what can happen without waiting has happened.
@@ -61,60 +67,58 @@ async fn settle() {
 #[tokio::test(start_paused = true)]
 async fn one_stream_is_open_at_first_and_then_as_many_as_the_backend_allows() {
     let (connection, server) = connected(3).await;
-    let first = connection.reserve().unwrap();
-    assert!(first.is_first());
-    assert!(connection.reserve().is_none());
+    let first = connection.reserve(MAX_AGE).unwrap();
+    assert!(connection.reserve(MAX_AGE).is_none());
 
     tokio::spawn(serve_silently(server));
     settle().await;
-    let more = [connection.reserve().unwrap(), connection.reserve().unwrap()];
-    assert!(more.iter().all(|reserved| !reserved.is_first()));
-    assert!(connection.reserve().is_none());
+    let _more = [0; 2].map(|_| connection.reserve(MAX_AGE).unwrap());
+    assert!(connection.reserve(MAX_AGE).is_none());
 
-    // A place is taken until its exchange is dropped.
-    let exchange = send(first, RequestBody::default());
-    assert!(connection.reserve().is_none());
+    // A permit is taken until its exchange is dropped.
+    let exchange = send_empty(first);
+    assert!(connection.reserve(MAX_AGE).is_none());
     drop(exchange);
-    assert!(connection.reserve().is_some());
+    assert!(connection.reserve(MAX_AGE).is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_answers_pings_keeps_its_connection() {
     let (mut connection, server) = connected(100).await;
     tokio::spawn(serve_silently(server));
-    let _place = connection.reserve().unwrap();
+    let _permit = connection.reserve(MAX_AGE).unwrap();
     sleep(Duration::from_secs(3600)).await;
-    assert!(connection.is_usable(Duration::ZERO));
+    assert!(connection.is_usable(Duration::ZERO, Duration::MAX));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_is_not_there_any_more_is_noticed() {
+async fn a_backend_that_no_longer_answers_pings_is_given_up() {
     let (mut connection, _server) = connected(100).await;
-    let mut exchange = send(connection.reserve().unwrap(), RequestBody::default());
+    let mut exchange = send_empty(connection.reserve(MAX_AGE).unwrap());
     let started = Instant::now();
 
     let error = head(&mut exchange).await.err().unwrap();
 
-    assert_eq!(error.code(), "connection_terminated");
+    assert!(matches!(&error, Error::Http2(_)) && !error.is_unprocessed());
     assert_eq!(started.elapsed().as_secs(), 50);
-    assert!(!connection.is_usable(Duration::MAX));
-    assert!(connection.reserve().is_none());
+    assert!(!connection.is_usable(Duration::MAX, Duration::MAX));
+    assert!(connection.reserve(MAX_AGE).is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_idle_for_too_long_is_closed() {
+async fn a_connection_is_unusable_when_it_has_been_idle_for_too_long() {
     const IDLE: Duration = Duration::from_secs(90);
     let (mut connection, server) = connected(100).await;
     let server = tokio::spawn(serve_silently(server));
     settle().await;
-    let place = connection.reserve().unwrap();
+    let permit = connection.reserve(MAX_AGE).unwrap();
     sleep(2 * IDLE).await;
-    assert!(connection.is_usable(IDLE));
-    drop(place);
+    assert!(connection.is_usable(IDLE, Duration::MAX));
+    drop(permit);
     sleep(IDLE / 2).await;
-    assert!(connection.is_usable(IDLE));
+    assert!(connection.is_usable(IDLE, Duration::MAX));
     sleep(IDLE).await;
-    assert!(!connection.is_usable(IDLE));
+    assert!(!connection.is_usable(IDLE, Duration::MAX));
 
     drop(connection);
     settle().await;
@@ -122,23 +126,23 @@ async fn a_connection_that_is_idle_for_too_long_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announced_end_lets_no_more_requests_in() {
+async fn a_connection_takes_no_requests_once_its_end_is_announced() {
     let (mut connection, mut server) = connected(100).await;
-    let mut exchange = send(connection.reserve().unwrap(), RequestBody::default());
+    let mut exchange = send_empty(connection.reserve(MAX_AGE).unwrap());
     let (_, mut respond) = server.accept().await.unwrap().unwrap();
     server.graceful_shutdown();
     tokio::spawn(serve_silently(server));
     settle().await;
 
-    assert!(connection.reserve().is_none());
-    assert!(!connection.is_usable(Duration::MAX));
+    assert!(connection.reserve(MAX_AGE).is_none());
+    assert!(!connection.is_usable(Duration::MAX, Duration::MAX));
     // What was sent before goes on.
     respond.send_response(Response::new(()), true).unwrap();
     assert_eq!(head(&mut exchange).await.ok().unwrap().status, 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_clock_of_the_head_stands_while_the_client_sends() {
+async fn the_response_header_timeout_is_paused_while_the_client_sends() {
     const TIMEOUT: Duration = Duration::from_secs(2);
     const PAUSE: Duration = Duration::from_millis(10_700);
     let (connection, server) = connected(100).await;
@@ -147,10 +151,10 @@ async fn the_clock_of_the_head_stands_while_the_client_sends() {
     let service = TimeoutLayer::new()
         .with_response_head(TIMEOUT)
         .layer(service_fn(move |request: Request<RequestBody>| {
-            let mut exchange = send(connection.reserve().unwrap(), request.into_body());
+            let mut exchange = send(connection.reserve(MAX_AGE).unwrap(), request.into_body());
             async move {
-                let head = head(&mut exchange).await?;
-                Ok::<_, Error>(Response::new(Full::<Bytes>::from(head.status.to_string())))
+                let head = head(&mut exchange).await.expect("waits");
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(head.status.to_string())))
             }
         }));
     let answer = tokio::spawn(service.oneshot(Request::new(body)));
@@ -172,57 +176,21 @@ async fn the_clock_of_the_head_stands_while_the_client_sends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_backend_writes_at_the_end_is_not_told() {
-    let (ours, mut theirs) = duplex(64 * 1024);
-    let connection = connect(ours, None).await.unwrap();
-    let mut exchange = send(connection.reserve().unwrap(), RequestBody::default());
-    // SETTINGS, then GOAWAY with its last stream, its reason and debug data (RFC 9113, section 6).
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let go_away = [0, 0, 8 + 6, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
-    let end = [&settings[..], &go_away, b"sk-key"].concat();
-    theirs.write_all(&end).await.unwrap();
+async fn an_old_connection_takes_no_more_requests() {
+    let (mut connection, server) = connected(100).await;
+    tokio::spawn(serve_silently(server));
+    settle().await;
+    let permit = connection.reserve(MAX_AGE).unwrap();
+    sleep(MAX_AGE - Duration::from_secs(1)).await;
+    assert!(connection.is_usable(Duration::MAX, MAX_AGE));
+    drop(connection.reserve(MAX_AGE).unwrap());
+    sleep(Duration::from_secs(1)).await;
 
-    let error = head(&mut exchange).await.err().unwrap();
-
-    assert_eq!(error.code(), "connection_terminated");
-    let text = format!("{error:?}");
-    assert!(
-        text.contains("excessive load") && !text.contains("sk-"),
-        "{text}"
-    );
-}
-
-/// What a look shows at last that shows something. The runtime doesn't hear of anything meanwhile.
-fn look(reserved: &Reserved) -> Look {
-    loop {
-        match reserved.look() {
-            Look::Silent => std::thread::sleep(Duration::from_millis(1)),
-            look => return look,
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_look_shows_what_the_runtime_has_not_heard_of() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (ours, mut theirs) = (ours.unwrap(), theirs.unwrap().0);
-    let socket = socket2::SockRef::from(&ours).try_clone().unwrap();
-    let connection = connect(ours, Some(socket)).await.unwrap();
-    let mut preface = [0; 24];
-    theirs.read_exact(&mut preface).await.unwrap();
-
-    let reserved = connection.reserve().unwrap();
-    assert_eq!(reserved.look(), Look::Silent);
-    theirs.write_all(b"\0").await.unwrap();
-    assert_eq!(look(&reserved), Look::Unread);
-    while reserved.look() == Look::Unread {
-        tokio::task::yield_now().await;
-    }
-
-    drop(theirs);
-    assert_eq!(look(&reserved), Look::Closed);
-    drop(reserved);
-    assert!(connection.reserve().is_none());
+    assert!(connection.reserve(MAX_AGE).is_none());
+    assert!(!connection.is_usable(Duration::MAX, MAX_AGE));
+    // A stream that was opened before goes on.
+    drop(connection);
+    let mut exchange = send_empty(permit);
+    let waiting = tokio::time::timeout(Duration::from_secs(10), head(&mut exchange)).await;
+    assert!(waiting.is_err());
 }

@@ -1,6 +1,6 @@
-//! TLS to backends, by whichever library the features chose. Each gives the same few items.
+//! TLS to backends, by the library that the features select. Each module has the same items.
 //!
-//! With both features it is rustls: who asks for it on top of the default wants it.
+//! With both features it is rustls, so that it can be enabled without disabling the default.
 
 #[cfg(all(feature = "native-tls", not(feature = "rustls")))]
 mod native;
@@ -20,4 +20,4 @@ use self::rustls as library;
 
 #[cfg(feature = "http2")]
 pub(super) use self::library::has_chosen_http2;
-pub(super) use self::library::{Connector, TlsStream, connect, is_cut, kind, tcp};
+pub(super) use self::library::{Connector, TlsStream, connect, is_truncated, kind, tcp};

@@ -3,44 +3,43 @@
 use std::error::Error as StdError;
 
 use http::Uri;
-use hyper_tls::{MaybeHttpsStream, native_tls};
+use hyper_tls::{HttpsConnector, MaybeHttpsStream, native_tls};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tower::{Service, ServiceExt, util::MapResponse};
+use tower::{Service, ServiceExt};
 
 use super::watched::Watched;
 use crate::{
     error::{BoxError, Kind},
-    forward::connect::Tcp,
+    forward::tcp::Tcp,
 };
 
-type Watch = fn(TokioIo<TcpStream>) -> TokioIo<Watched>;
-
-pub(crate) struct Connector(hyper_tls::HttpsConnector<MapResponse<Tcp, Watch>>);
+pub(crate) struct Connector(native_tls::TlsConnector);
 
 pub(crate) type TlsStream = hyper_tls::TlsStream<TokioIo<TokioIo<Watched>>>;
 
 impl Connector {
     /// Fails where the library doesn't work.
-    pub(crate) fn new(tcp: &Tcp) -> Result<Self, BoxError> {
+    pub(crate) fn new() -> Result<Self, BoxError> {
+        #[cfg_attr(not(feature = "http2"), expect(unused_mut))]
         let mut tls = native_tls::TlsConnector::builder();
-        let tls = &mut tls;
         #[cfg(feature = "http2")]
-        let tls = tls.request_alpns(&["h2", "http/1.1"]);
-        let watch: Watch = |tcp| TokioIo::new(Watched::new(tcp.into_inner()));
-        let mut connector: hyper_tls::HttpsConnector<_> =
-            (tcp.clone().map_response(watch), tls.build()?.into()).into();
-        connector.https_only(true);
-        Ok(Self(connector))
+        tls.request_alpns(&["h2", "http/1.1"]);
+        Ok(Self(tls.build()?))
     }
 }
 
 /// Connects to an `https` origin.
 pub(crate) fn connect(
     connector: &Connector,
+    tcp: Tcp,
     origin: Uri,
 ) -> impl Future<Output = Result<TlsStream, BoxError>> + Send + use<> {
-    let connecting = connector.0.clone().call(origin);
+    let watched = |tcp: TokioIo<TcpStream>| TokioIo::new(Watched::new(tcp.into_inner()));
+    let mut connector: HttpsConnector<_> =
+        (tcp.map_response(watched), connector.0.clone().into()).into();
+    connector.https_only(true);
+    let connecting = connector.call(origin);
     async move {
         match connecting.await? {
             MaybeHttpsStream::Https(tls) => Ok(tls.into_inner()),
@@ -57,9 +56,9 @@ pub(crate) fn tcp(tls: &TlsStream) -> &TcpStream {
     below(tls).tcp()
 }
 
-/// Whether the end that was read is none that the backend announced.
-pub(crate) fn is_cut(tls: &TlsStream) -> bool {
-    below(tls).is_cut()
+/// Whether the end that was read is one that the backend didn't announce.
+pub(crate) fn is_truncated(tls: &TlsStream) -> bool {
+    below(tls).is_truncated()
 }
 
 #[cfg(feature = "http2")]
@@ -67,15 +66,14 @@ pub(crate) fn has_chosen_http2(tls: &TlsStream) -> bool {
     matches!(tls.get_ref().negotiated_alpn(), Ok(Some(protocol)) if protocol == b"h2")
 }
 
-/// What an error means, if it is the library's.
+/// The kind of an error, if it is the library's.
 pub(crate) fn kind(cause: &(dyn StdError + 'static)) -> Option<Kind> {
-    // The libraries below give no more than a text. An alert is what the backend says.
+    // The libraries below it give no more than a text. An alert is the backend's word.
     let text = cause.downcast_ref::<native_tls::Error>()?.to_string();
     let text = text.to_lowercase();
-    Some(
-        match text.contains("certificate") && !text.contains("alert") {
-            true => Kind::TlsCertificate,
-            false => Kind::TlsProtocol,
-        },
-    )
+    if text.contains("certificate") && !text.contains("alert") {
+        Some(Kind::TlsCertificate)
+    } else {
+        Some(Kind::TlsProtocol)
+    }
 }

@@ -1,4 +1,4 @@
-//! A build without TLS: nothing of this can ever be made.
+//! A build without TLS: a connector can't be made.
 
 use std::{error::Error as StdError, future::Pending};
 
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     error::{BoxError, Kind},
-    forward::connect::Tcp,
+    forward::tcp::Tcp,
 };
 
 pub(crate) enum Connector {}
@@ -15,12 +15,16 @@ pub(crate) enum Connector {}
 pub(crate) type TlsStream = TcpStream;
 
 impl Connector {
-    pub(crate) fn new(_: &Tcp) -> Result<Self, BoxError> {
+    pub(crate) fn new() -> Result<Self, BoxError> {
         Err("built without TLS".into())
     }
 }
 
-pub(crate) fn connect(connector: &Connector, _: Uri) -> Pending<Result<TlsStream, BoxError>> {
+pub(crate) fn connect(
+    connector: &Connector,
+    _: Tcp,
+    _: Uri,
+) -> Pending<Result<TlsStream, BoxError>> {
     match *connector {}
 }
 
@@ -28,7 +32,7 @@ pub(crate) fn tcp(tls: &TlsStream) -> &TcpStream {
     tls
 }
 
-pub(crate) fn is_cut(_: &TlsStream) -> bool {
+pub(crate) fn is_truncated(_: &TlsStream) -> bool {
     false
 }
 

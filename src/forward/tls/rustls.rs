@@ -2,7 +2,7 @@
 //!
 //! Certificates are checked by rustls itself, against the authorities that rustls-native-certs
 //! finds: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the system's. The platform's own
-//! verifier would heed these variables on some systems only.
+//! verifier honors these variables on some systems only.
 
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
@@ -15,16 +15,16 @@ use tower::Service;
 
 use crate::{
     error::{BoxError, Kind},
-    forward::connect::Tcp,
+    forward::tcp::Tcp,
 };
 
-pub(crate) struct Connector(HttpsConnector<Tcp>);
+pub(crate) struct Connector(Arc<ClientConfig>);
 
 pub(crate) type TlsStream = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 impl Connector {
     /// Fails where no certificate authority is found.
-    pub(crate) fn new(tcp: &Tcp) -> Result<Self, BoxError> {
+    pub(crate) fn new() -> Result<Self, BoxError> {
         // The provider is named: the process may have more than one, or another default.
         let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -33,20 +33,21 @@ impl Connector {
         if cfg!(feature = "http2") {
             tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        Ok(Self((tcp.clone(), tls).into()))
+        Ok(Self(Arc::new(tls)))
     }
 }
 
 /// Connects to an `https` origin.
 pub(crate) fn connect(
     connector: &Connector,
+    tcp: Tcp,
     origin: Uri,
 ) -> impl Future<Output = Result<TlsStream, BoxError>> + Send + use<> {
-    let connecting = connector.0.clone().call(origin);
+    let connecting = HttpsConnector::from((tcp, connector.0.clone())).call(origin);
     async move {
         match connecting.await {
             Ok(stream) => Ok(TokioIo::new(stream)),
-            // What comes before the handshake has errors of its own.
+            // Earlier steps have error types of their own.
             Err(error) => Err(match error.downcast::<io::Error>() {
                 Ok(error) => HandshakeError(*error).into(),
                 Err(error) => error,
@@ -62,8 +63,8 @@ pub(crate) fn tcp(tls: &TlsStream) -> &TcpStream {
     }
 }
 
-/// Never: an end that the backend hasn't announced is an error already.
-pub(crate) fn is_cut(_: &TlsStream) -> bool {
+/// Never: an end that the backend didn't announce is an error already.
+pub(crate) fn is_truncated(_: &TlsStream) -> bool {
     false
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn has_chosen_http2(tls: &TlsStream) -> bool {
     }
 }
 
-/// What an error means, if it is the library's.
+/// The kind of an error, if it is the library's.
 pub(crate) fn kind(cause: &(dyn StdError + 'static)) -> Option<Kind> {
     if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
         return Some(Kind::TlsCertificate);
@@ -83,8 +84,8 @@ pub(crate) fn kind(cause: &(dyn StdError + 'static)) -> Option<Kind> {
     cause.is::<HandshakeError>().then_some(Kind::TlsProtocol)
 }
 
-/// Marks what ends a handshake, to be told from what comes before it. Its text is the error's own,
-/// for a log that shows one cause.
+/// Marks an error of the handshake, to tell it from those of earlier steps. Its text is the error's
+/// own, for a log that shows one cause.
 #[derive(Debug)]
 struct HandshakeError(io::Error);
 

@@ -9,28 +9,31 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A TCP connection below TLS, which knows whether its end has been read.
+/// A TCP connection below TLS that knows whether its end has been read.
 ///
-/// The TLS libraries show the same end of data whether the backend announced it (`close_notify`) or
-/// the connection was cut (RFC 9112, section 9.8). After an announcement nothing more is read, so
-/// the end of TCP is only read where it was cut.
+/// The TLS libraries report the same end of data whether the backend announced it (`close_notify`)
+/// or not (RFC 9112, section 9.8). Nothing is read behind an announcement, so the end of TCP is only
+/// read where the data was truncated.
 pub(crate) struct Watched {
     tcp: TcpStream,
-    is_cut: bool,
+    is_truncated: bool,
 }
 
 impl Watched {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, is_cut: false }
+        Self {
+            tcp,
+            is_truncated: false,
+        }
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    /// Whether TLS wanted to read on and there was nothing any more.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.is_cut
+    /// Whether TLS read on and met the end.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.is_truncated
     }
 }
 
@@ -42,7 +45,7 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let room = buffer.remaining();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buffer))?;
-        self.is_cut = room > 0 && buffer.remaining() == room;
+        self.is_truncated = room > 0 && buffer.remaining() == room;
         Poll::Ready(Ok(()))
     }
 }

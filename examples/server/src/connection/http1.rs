@@ -80,6 +80,7 @@ where
 /// The answer to a request whose host is in doubt: what stands in front may have seen another one.
 fn not_one_host() -> Response<Full<Bytes>> {
     const BODY: &str = r#"{"error":{"message":"The request must have exactly one `Host` field.","type":"invalid_request_error","param":null,"code":"http_request_error"}}"#;
+    tracing::debug!("malformed request: not exactly one Host");
     let mut response = Response::new(Full::from(BODY));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     let headers = response.headers_mut();

@@ -6,6 +6,7 @@ mod linger;
 
 use std::{
     convert::Infallible,
+    error::Error,
     future::poll_fn,
     io,
     pin::pin,
@@ -22,7 +23,11 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{self, InvalidMessage},
+    server::TlsStream,
+};
 use tower::{BoxError, Service};
 
 use crate::{
@@ -111,7 +116,7 @@ pub(crate) fn serve<S: Handler>(
                 Ok((socket, is_http2, limits)) => {
                     speak(socket.clone(), socket, is_http2, service, limits).await;
                 }
-                Err(error) => log_end(&error),
+                Err(error) => tracing::debug!(%error, "connection ended before a request"),
             }
         }),
         Some(tls) => {
@@ -123,15 +128,32 @@ pub(crate) fn serve<S: Handler>(
                         let is_http2 = session.alpn_protocol() == Some(tls::HTTP2);
                         speak(socket.clone(), stream, is_http2, service, limits).await;
                     }
-                    Err(error) => log_end(&error),
+                    Err(error) => log_handshake(&error),
                 }
             })
         }
     };
 }
 
-fn log_end(error: &(dyn std::error::Error + 'static)) {
-    tracing::debug!(error, "connection ended");
+fn log_handshake(error: &io::Error) {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref());
+    match tls {
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            tracing::debug!(
+                "TLS handshake failed: the client doesn't speak TLS (plain HTTP on the HTTPS port?)"
+            );
+        }
+        _ => tracing::debug!(%error, "TLS handshake failed"),
+    }
+}
+
+fn log_end(error: &hyper::Error) {
+    let cause = error.source();
+    if error.is_parse() {
+        tracing::debug!(%error, cause, "malformed request");
+    } else {
+        tracing::debug!(%error, cause, "connection ended");
+    }
 }
 
 async fn open_plain(stream: TcpStream, limits: Limits) -> io::Result<(Socket, bool, Limits)> {
@@ -194,8 +216,10 @@ async fn speak<T, S>(
         let mut connection = http1::connection(socket.clone(), stream, service, &limits);
         drive(&mut connection, &socket, limits.notices).await
     };
-    if let Err(error) = result {
-        log_end(&*error);
+    match result {
+        Ok(End::Proper) => {}
+        Ok(End::ClientLeft) => tracing::debug!("the client left"),
+        Err(error) => log_end(&error),
     }
 }
 
@@ -217,7 +241,13 @@ trait Connection {
 /// What happens to a connection.
 enum Event {
     Ended(hyper::Result<()>),
+    ClientLeft,
     Told,
+}
+
+/// How a connection ended.
+enum End {
+    Proper,
     ClientLeft,
 }
 
@@ -226,7 +256,7 @@ async fn drive(
     connection: &mut impl Connection,
     socket: &Socket,
     mut notices: Option<Notices>,
-) -> Result<(), BoxError> {
+) -> hyper::Result<End> {
     let mut client_left = pin!(socket.closed());
     loop {
         let mut waiting = notices.clone();
@@ -259,8 +289,8 @@ async fn drive(
             Poll::Pending
         });
         match event.await {
-            Event::Ended(result) => return Ok(result?),
-            Event::ClientLeft => return Err("the client left".into()),
+            Event::Ended(result) => return result.map(|()| End::Proper),
+            Event::ClientLeft => return Ok(End::ClientLeft),
             Event::Told => {
                 let Some(notices) = &mut notices else {
                     continue;

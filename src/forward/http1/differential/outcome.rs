@@ -1,4 +1,5 @@
 use std::{
+    convert::Infallible,
     error::Error as StdError,
     fmt,
     pin::{Pin, pin},
@@ -8,14 +9,13 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::{Body, Frame};
-use hyper::{client::conn::http1, ext::ReasonPhrase};
+use hyper::{client::conn::http1::handshake, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
 
 use super::wire::{Case, Seen, To, Wire};
-use crate::{
-    body::RequestBody,
-    error::BoxError,
-    forward::http1::{encode::Framing, exchange::Exchange},
+use crate::forward::{
+    http1::{self, Exchange},
+    message::Framing,
 };
 
 /// What was made of a response.
@@ -95,6 +95,11 @@ impl Outcome {
             next = error.source();
         }
     }
+
+    fn fail_by(&mut self, error: &http1::Error<Infallible>) {
+        self.ending = Ending::Failed;
+        self.why = format!("{error:?}");
+    }
 }
 
 fn head(status: StatusCode, reason: Option<&ReasonPhrase>, fields: &HeaderMap) -> SeenHead {
@@ -128,31 +133,44 @@ fn drive<R>(seen: &Seen, mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> O
     None
 }
 
-/// A body of a request that doesn't come to its end.
-struct Unfinished {
-    is_begun: bool,
+/// The body of a request.
+enum RequestBody {
+    Empty,
+    /// Doesn't come to its end.
+    Unfinished {
+        is_begun: bool,
+    },
 }
 
-impl Body for Unfinished {
+impl RequestBody {
+    fn of(to: To) -> Self {
+        match to {
+            To::Unfinished | To::Unread => Self::Unfinished { is_begun: false },
+            To::Get | To::Head => Self::Empty,
+        }
+    }
+}
+
+impl Body for RequestBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.is_begun {
-            return Poll::Pending;
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Unfinished { is_begun: true } => Poll::Pending,
+            Self::Unfinished { is_begun } => {
+                *is_begun = true;
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from("{")))))
+            }
         }
-        self.is_begun = true;
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from("{")))))
     }
-}
 
-fn request_body(to: To) -> RequestBody {
-    match to {
-        To::Unfinished | To::Unread => RequestBody::new(Unfinished { is_begun: false }),
-        To::Get | To::Head => RequestBody::default(),
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Empty)
     }
 }
 
@@ -163,16 +181,16 @@ pub(super) fn ours(case: &Case) -> Outcome {
         To::Unfinished | To::Unread => Framing::Chunked,
         To::Get | To::Head => Framing::None,
     };
-    let body = request_body(case.to);
+    let body = RequestBody::of(case.to);
     let mut exchange = Exchange::new(wire, b"\r\n".into(), framing, body, case.to == To::Head);
     let mut outcome = Outcome::default();
     // What is left in it must not come out again.
-    let mut spare = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("spare"))]);
-    match drive(&seen, |cx| exchange.poll_head(cx, &mut spare)) {
+    let mut recycled = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("spare"))]);
+    match drive(&seen, |cx| exchange.poll_head(cx, &mut recycled)) {
         Some(Ok(seen)) => {
             outcome.head = Some(head(seen.status, seen.reason.as_ref(), &seen.headers));
         }
-        Some(Err(error)) => outcome.fail(&error),
+        Some(Err(error)) => outcome.fail_by(&error),
         None => {}
     }
     while outcome.head.is_some() {
@@ -182,7 +200,7 @@ pub(super) fn ours(case: &Case) -> Outcome {
                 outcome.body.extend_from_slice(&data);
                 continue;
             }
-            Some(Some(Err(error))) => outcome.fail(&error),
+            Some(Some(Err(error))) => outcome.fail_by(&error),
             Some(None) => {
                 outcome.ending = Ending::Clean;
                 outcome.trailers = list(&exchange.take_trailers().unwrap_or_default());
@@ -201,7 +219,7 @@ pub(super) fn ours(case: &Case) -> Outcome {
 pub(super) fn hypers(case: &Case) -> Outcome {
     let (wire, seen) = Wire::new(case);
     let mut outcome = Outcome::default();
-    let mut handshake = pin!(http1::handshake(TokioIo::new(wire)));
+    let mut handshake = pin!(handshake(TokioIo::new(wire)));
     let (mut sender, connection) = drive(&seen, |cx| handshake.as_mut().poll(cx))
         .and_then(Result::ok)
         .expect("there is nothing to fail");
@@ -217,7 +235,7 @@ pub(super) fn hypers(case: &Case) -> Outcome {
         To::Unfinished | To::Unread => Method::POST,
     };
     let request = Request::builder().method(method).uri("/");
-    let request = request.body(request_body(case.to)).expect("it is valid");
+    let request = request.body(RequestBody::of(case.to)).expect("it is valid");
     let mut response = pin!(sender.send_request(request));
     let response = drive(&seen, |cx| {
         poll_connection(cx);

@@ -69,9 +69,9 @@ const REFUSED: &[(&str, Condition, &str)] = &[
         |hypers| {
             let fields = hypers.fields.iter();
             let sizes = fields.map(|(name, value)| name.as_str().len() + value.len());
-            sizes.sum::<usize>() > 60_000
+            sizes.sum::<usize>() > 250_000
         },
-        "ours takes a head of 64 KiB at most, hyper one of 400 KiB (RFC 9112, section 5.4 leaves \
+        "ours takes a head of 256 KiB at most, hyper one of 400 KiB (RFC 9112, section 5.4 leaves \
          it to the recipient)",
     ),
 ];
@@ -103,11 +103,11 @@ const BROKEN: &[(&str, &str)] = &[
 const LIMITS: &[(&str, &str)] = &[
     (
         "message head is too large",
-        "ours takes 128 fields and any length that 64 bits hold, hyper 100 and two less",
+        "ours takes 256 fields and any length that 64 bits hold, hyper 100 and two less",
     ),
     (
         "chunk trailers count overflow",
-        "ours takes 128 trailers, hyper 100",
+        "ours takes 256 trailers, hyper 100",
     ),
     (
         "chunk extensions over limit",

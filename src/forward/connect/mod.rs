@@ -1,0 +1,184 @@
+//! Makes connections to backends and classifies the errors: names and TCP are hyper-util's work, TLS
+//! that of the TLS libraries.
+
+use std::{
+    error::Error as StdError,
+    io,
+    pin::Pin,
+    sync::OnceLock,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::Uri;
+use pin_project_lite::pin_project;
+use tokio::time::{Timeout, timeout};
+use tower::Service;
+
+#[cfg(feature = "http2")]
+use super::http2;
+use super::{
+    stream::Stream,
+    tcp::{self, DnsError, Resolver, Tcp},
+    tls,
+};
+use crate::{
+    backend::Origin,
+    error::{BoxError, Error, Kind},
+};
+
+/// Connects to the origins of backends.
+pub(crate) struct Connector {
+    tcp: Tcp,
+    /// Made when it is first needed: reading the certificate authorities takes a while.
+    tls: OnceLock<Result<tls::Connector, BoxError>>,
+}
+
+impl Connector {
+    pub(crate) fn new() -> Self {
+        Self::with_resolver(tcp::resolver())
+    }
+
+    fn with_resolver(resolver: Resolver) -> Self {
+        Self {
+            tcp: tcp::connector(resolver),
+            tls: OnceLock::new(),
+        }
+    }
+
+    /// Makes ready what connections to this origin need, so that the first one needn't wait.
+    pub(crate) fn prepare(&self, origin: &Origin) {
+        if origin.is_https() {
+            let _ = self.tls();
+        }
+    }
+
+    fn tls(&self) -> &Result<tls::Connector, BoxError> {
+        self.tls.get_or_init(tls::Connector::new)
+    }
+
+    /// Starts to connect. `period` is for all of it: the name, TCP and TLS. The addresses of a name
+    /// share it, so that one which drops packets doesn't hide the others.
+    pub(crate) fn connect(&self, origin: &Origin, period: Duration) -> Result<Connecting, Error> {
+        let mut tcp = self.tcp.clone();
+        tcp.set_connect_timeout(Some(period));
+        let uri = origin.uri().clone();
+        let attempt = if origin.is_https() {
+            let tls = self.tls().as_ref();
+            let tls =
+                tls.map_err(|error| Error::new(Kind::TlsProtocol).with_source(error.to_string()))?;
+            let connecting = tls::connect(tls, tcp, uri);
+            let future = Box::pin(async move { Connected::by_alpn(connecting.await?).await });
+            Attempt::Tls { future }
+        } else {
+            // It is ready from the start, as its resolver always is.
+            Attempt::Tcp {
+                future: tcp.call(uri),
+            }
+        };
+        Ok(Connecting {
+            attempt: timeout(period, attempt),
+        })
+    }
+}
+
+/// A new connection, by the version of HTTP that it speaks.
+pub(crate) enum Connected {
+    Http1(Stream),
+    #[cfg(feature = "http2")]
+    Http2(http2::Connection),
+}
+
+impl Connected {
+    #[cfg(feature = "http2")]
+    async fn by_alpn(tls: tls::TlsStream) -> Result<Self, BoxError> {
+        if tls::has_chosen_http2(&tls) {
+            return Ok(Self::Http2(http2::connect(tls).await?));
+        }
+        Ok(Self::Http1(Stream::tls(tls)))
+    }
+
+    #[cfg(not(feature = "http2"))]
+    async fn by_alpn(tls: tls::TlsStream) -> Result<Self, BoxError> {
+        Ok(Self::Http1(Stream::tls(tls)))
+    }
+}
+
+pin_project! {
+    /// A connection in the making.
+    pub(crate) struct Connecting {
+        #[pin]
+        attempt: Timeout<Attempt>,
+    }
+}
+
+pin_project! {
+    #[project = AttemptProj]
+    enum Attempt {
+        Tcp { #[pin] future: <Tcp as Service<Uri>>::Future },
+        Tls { future: Pin<Box<dyn Future<Output = Result<Connected, BoxError>> + Send>> },
+    }
+}
+
+impl Future for Attempt {
+    type Output = Result<Connected, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match self.project() {
+            AttemptProj::Tcp { future } => {
+                let tcp = ready!(future.poll(cx)).map_err(BoxError::from)?;
+                Ok(Connected::Http1(Stream::tcp(tcp.into_inner())))
+            }
+            AttemptProj::Tls { future } => ready!(future.as_mut().poll(cx)),
+        })
+    }
+}
+
+impl Future for Connecting {
+    type Output = Result<Connected, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let connected = ready!(self.project().attempt.poll(cx));
+        Poll::Ready(connected.map_or_else(
+            |elapsed| Err(Error::new(Kind::ConnectTimeout).with_source(elapsed)),
+            |connected| connected.map_err(classify),
+        ))
+    }
+}
+
+/// Which step of connecting failed.
+fn classify(error: BoxError) -> Error {
+    let mut kind = Kind::Refused;
+    let mut next: Option<&(dyn StdError + 'static)> = Some(&*error);
+    while let Some(cause) = next {
+        // `source` skips what an I/O error wraps.
+        let wrapped = cause.downcast_ref::<io::Error>();
+        next = match wrapped.and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        };
+        if cause.is::<DnsError>() {
+            kind = Kind::Dns;
+        }
+        kind = tls::kind(cause).unwrap_or(kind);
+        if let Some(cause) = cause.downcast_ref::<io::Error>()
+            && cause.raw_os_error().is_some_and(is_out_of_descriptors)
+        {
+            kind = Kind::Overloaded;
+        }
+        if let Some(cause) = cause.downcast_ref::<io::Error>()
+            && cause.kind() == io::ErrorKind::TimedOut
+        {
+            kind = Kind::ConnectTimeout;
+        }
+    }
+    Error::new(kind).with_source(error)
+}
+
+/// Whether this process has no file descriptors left (`EMFILE`, `ENFILE`).
+fn is_out_of_descriptors(code: i32) -> bool {
+    cfg!(unix) && matches!(code, 23 | 24)
+}
+
+#[cfg(test)]
+mod tests;

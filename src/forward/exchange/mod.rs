@@ -1,0 +1,370 @@
+//! One exchange with a backend in either version of HTTP: what its codec gets of the request, and
+//! what its errors mean.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+
+#[cfg(feature = "http2")]
+use super::http2;
+use super::{
+    http1::{self, HeadEncoder},
+    message::Head,
+    pool::{Open, Pool},
+    request::{Field, Outbound, Target},
+    stream::Stream,
+};
+use crate::{
+    body::RequestBody,
+    error::{Error, Kind},
+};
+
+/// How often a request is sent again that a backend says it didn't process.
+#[cfg(feature = "http2")]
+const MAX_REPEATS: u8 = 2;
+
+/// A request that is to be sent.
+pub(super) struct Outgoing {
+    pub(super) parts: Parts,
+    pub(super) body: RequestBody,
+    pub(super) target: Target,
+    pub(super) pool: Arc<Pool>,
+    repeats: u8,
+}
+
+impl Outgoing {
+    pub(super) fn new(request: Request<RequestBody>, target: Target, pool: Arc<Pool>) -> Self {
+        let (parts, body) = request.into_parts();
+        Self {
+            parts,
+            body,
+            target,
+            pool,
+            repeats: 0,
+        }
+    }
+}
+
+/// Why nothing of a request was sent.
+pub(super) enum Unsent {
+    /// The connection takes no more requests.
+    #[cfg_attr(not(feature = "http2"), expect(dead_code))]
+    Closed(Box<Outgoing>),
+    #[cfg_attr(not(feature = "http2"), expect(dead_code))]
+    Failed(Error),
+}
+
+/// A request that was sent, and its response.
+pub(super) struct Exchange {
+    protocol: Protocol,
+    target: Target,
+    pool: Arc<Pool>,
+    is_poolable: bool,
+}
+
+enum Protocol {
+    Http1(http1::Exchange<Stream, RequestBody>),
+    #[cfg(feature = "http2")]
+    Http2(http2::Exchange<RequestBody>, Option<Box<Repeat>>),
+}
+
+/// What it takes to send a request again.
+#[cfg(feature = "http2")]
+struct Repeat {
+    parts: Parts,
+    /// Where it is in memory.
+    body: Option<RequestBody>,
+    repeats: u8,
+}
+
+impl Exchange {
+    /// Starts to send a request, and gives what is left of it.
+    pub(super) fn start(
+        outgoing: Outgoing,
+        open: Open,
+    ) -> Result<(Box<Self>, Option<Parts>), Unsent> {
+        match open {
+            Open::Http1(stream) => Ok(Self::start_http1(outgoing, stream)),
+            #[cfg(feature = "http2")]
+            Open::Http2(permit) => Ok((Self::start_http2(outgoing, permit)?, None)),
+        }
+    }
+
+    fn start_http1(outgoing: Outgoing, stream: Stream) -> (Box<Self>, Option<Parts>) {
+        let Outgoing {
+            parts,
+            body,
+            target,
+            pool,
+            ..
+        } = outgoing;
+        body.note_connecting(false);
+        let outbound = Outbound::new(&parts, &target, &body.size_hint());
+        let head = encode_head(&outbound);
+        let framing = outbound.framing();
+        let is_head_request = parts.method == Method::HEAD;
+        let exchange = http1::Exchange::new(stream, head, framing, body, is_head_request);
+        let exchange = Box::new(Self {
+            protocol: Protocol::Http1(exchange),
+            target,
+            pool,
+            is_poolable: true,
+        });
+        (exchange, Some(parts))
+    }
+
+    #[cfg(feature = "http2")]
+    fn start_http2(outgoing: Outgoing, permit: http2::StreamPermit) -> Result<Box<Self>, Unsent> {
+        let Outgoing {
+            parts,
+            body,
+            target,
+            pool,
+            repeats,
+        } = outgoing;
+        let internal = |source: crate::error::BoxError| {
+            let error = Error::new(Kind::Internal).with_source(source);
+            Unsent::Failed(error.with_backend(&target.backend))
+        };
+        let outbound = Outbound::new(&parts, &target, &body.size_hint());
+        let head = http2_head(&outbound).map_err(|error| internal(error.into()))?;
+        let framing = outbound.framing();
+        let copy = body.try_clone();
+        body.note_connecting(false);
+        match permit.send(head, framing, body) {
+            Ok(exchange) => {
+                let repeat = Repeat {
+                    parts,
+                    body: copy,
+                    repeats: repeats + 1,
+                };
+                let repeat = (repeats < MAX_REPEATS).then(|| Box::new(repeat));
+                Ok(Box::new(Self {
+                    protocol: Protocol::Http2(exchange, repeat),
+                    target,
+                    pool,
+                    is_poolable: true,
+                }))
+            }
+            Err(http2::Unsent::Closed(body)) => Err(Unsent::Closed(Box::new(Outgoing {
+                parts,
+                body,
+                target,
+                pool,
+                repeats,
+            }))),
+            Err(http2::Unsent::Invalid(error)) => Err(internal(error.into())),
+        }
+    }
+
+    /// Sends the request and waits for the head of the response, which may come before the whole
+    /// request has been sent.
+    ///
+    /// The head's fields may reuse the memory of `recycled`.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        recycled: &mut HeaderMap,
+    ) -> Poll<Result<Head, Error>> {
+        let head = match &mut self.protocol {
+            Protocol::Http1(exchange) => {
+                let head = ready!(exchange.poll_head(cx, recycled));
+                head.map_err(|error| BEFORE_HEAD.http1_error(error))
+            }
+            #[cfg(feature = "http2")]
+            Protocol::Http2(exchange, repeat) => {
+                let head = ready!(exchange.poll_head(cx));
+                if !matches!(&head, Err(error) if error.is_unprocessed()) {
+                    *repeat = None;
+                }
+                head.map_err(|error| BEFORE_HEAD.http2_error(error))
+            }
+        };
+        let head = head.map_err(|error| error.with_backend(&self.target.backend))?;
+        if authenticates_connection(&head) {
+            self.is_poolable = false;
+            #[cfg(feature = "http2")]
+            if let Protocol::Http2(exchange, _) = &self.protocol {
+                exchange.close_connection();
+            }
+        }
+        Poll::Ready(Ok(head))
+    }
+
+    /// After an error: the request, if the backend says that it didn't process it, and if nothing
+    /// of its body is lost.
+    pub(super) fn into_unprocessed(self) -> Option<Outgoing> {
+        match self.protocol {
+            Protocol::Http1(_) => None,
+            #[cfg(feature = "http2")]
+            Protocol::Http2(exchange, repeat) => {
+                let repeat = *repeat?;
+                Some(Outgoing {
+                    parts: repeat.parts,
+                    body: repeat.body.or_else(|| exchange.into_unread_body())?,
+                    target: self.target,
+                    pool: self.pool,
+                    repeats: repeat.repeats,
+                })
+            }
+        }
+    }
+
+    /// The next frame of the response's body, as soon as it is there; `None` at its end.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = match &mut self.protocol {
+            Protocol::Http1(exchange) => match ready!(exchange.poll_data(cx)) {
+                Some(data) => data
+                    .map(Frame::data)
+                    .map_err(|error| IN_BODY.http1_error(error)),
+                None => {
+                    let trailers = exchange.take_trailers();
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+            },
+            #[cfg(feature = "http2")]
+            Protocol::Http2(exchange, _) => match ready!(exchange.poll_frame(cx)) {
+                Some(frame) => frame.map_err(|error| IN_BODY.http2_error(error)),
+                None => return Poll::Ready(None),
+            },
+        };
+        Poll::Ready(Some(
+            frame.map_err(|error| error.with_backend(&self.target.backend)),
+        ))
+    }
+
+    /// Whether all of the response has been returned.
+    pub(super) fn is_end(&self) -> bool {
+        match &self.protocol {
+            Protocol::Http1(exchange) => exchange.is_end() && !exchange.has_trailers(),
+            #[cfg(feature = "http2")]
+            Protocol::Http2(exchange, _) => exchange.is_end(),
+        }
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match &self.protocol {
+            Protocol::Http1(exchange) => exchange.size_hint(),
+            #[cfg(feature = "http2")]
+            Protocol::Http2(exchange, _) => exchange.size_hint(),
+        }
+    }
+
+    /// Puts the connection into the pool, if it can take another request.
+    pub(super) fn finish(self) {
+        match self.protocol {
+            Protocol::Http1(exchange) if self.is_poolable => {
+                if let Some(stream) = exchange.into_reusable() {
+                    self.pool.put(self.target.backend.origin(), stream);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Encodes a head straight from the client's fields.
+pub(super) fn encode_head(outbound: &Outbound<'_>) -> Vec<u8> {
+    let mut head = HeadEncoder::new(outbound.method(), |target| outbound.write_target(target));
+    head.field(&HOST, outbound.host());
+    outbound.for_each_field(|field| match field {
+        Field::Plain(name, value) => head.field(name, value),
+        Field::Cookie(crumbs) => head.cookie(crumbs),
+        Field::Framing => head.framing(outbound.framing()),
+    });
+    head.finish()
+}
+
+static HOST: header::HeaderName = header::HOST;
+
+#[cfg(feature = "http2")]
+fn http2_head(outbound: &Outbound<'_>) -> Result<Request<()>, http::Error> {
+    let mut request = Request::new(());
+    *request.method_mut() = outbound.method().clone();
+    *request.uri_mut() = outbound.uri()?;
+    *request.version_mut() = http::Version::HTTP_2;
+    outbound.append_to(request.headers_mut(), false);
+    Ok(request)
+}
+
+/// Whether the backend asks to authenticate the connection instead of each request, as NTLM and
+/// Negotiate do (RFC 4559, section 6): no other client's request must be sent on it.
+fn authenticates_connection(head: &Head) -> bool {
+    let is_scheme =
+        |word: &[u8]| word.eq_ignore_ascii_case(b"ntlm") || word.eq_ignore_ascii_case(b"negotiate");
+    let mut challenges = head.headers.get_all(header::WWW_AUTHENTICATE).iter();
+    head.status == StatusCode::UNAUTHORIZED
+        && challenges.any(|challenge| {
+            let mut words = challenge.as_bytes().split(|byte| b", \t".contains(byte));
+            words.any(is_scheme)
+        })
+}
+
+/// What the errors of a codec mean in a phase of the exchange.
+struct Phase {
+    closed: Kind,
+    malformed: Kind,
+}
+
+const BEFORE_HEAD: Phase = Phase {
+    closed: Kind::ClosedBeforeHead,
+    malformed: Kind::NotHttp,
+};
+
+const IN_BODY: Phase = Phase {
+    closed: Kind::Truncated,
+    malformed: Kind::Truncated,
+};
+
+impl Phase {
+    fn http1_error(&self, error: http1::Error<Error>) -> Error {
+        match error {
+            http1::Error::RequestBody(error) => error,
+            http1::Error::WrongLength => wrong_length(),
+            http1::Error::Closed => Error::new(self.closed),
+            http1::Error::Io(error) => Error::new(self.closed).with_source(error),
+            http1::Error::Malformed(malformed) => {
+                Error::new(self.malformed).with_source(malformed.0)
+            }
+        }
+    }
+
+    #[cfg(feature = "http2")]
+    fn http2_error(&self, error: http2::Error<Error>) -> Error {
+        match error {
+            http2::Error::RequestBody(error) => error,
+            http2::Error::WrongLength => wrong_length(),
+            http2::Error::Malformed(reason) => Error::new(self.malformed).with_source(reason),
+            http2::Error::Http2(error) => {
+                // The library's own errors are violations of the protocol by the backend.
+                let kind = if error.is_library() {
+                    self.malformed
+                } else {
+                    self.closed
+                };
+                match error.reason() {
+                    // Its debug data is free text of the backend, which might contain a key.
+                    Some(reason) if error.is_go_away() => {
+                        Error::new(kind).with_source(format!("connection error: {reason}"))
+                    }
+                    _ => Error::new(kind).with_source(error),
+                }
+            }
+        }
+    }
+}
+
+fn wrong_length() -> Error {
+    Error::new(Kind::BodyTruncated).with_source("the body is not as long as its Content-Length")
+}

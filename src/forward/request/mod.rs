@@ -1,0 +1,242 @@
+//! The policy: what a backend gets of a client's request, decided once for both versions of HTTP and
+//! for clients other than [`Forward`](super::Forward).
+
+#[cfg(test)]
+mod tests;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{self, GetAll},
+    request::Parts,
+    uri::PathAndQuery,
+};
+use http_body::SizeHint;
+
+use super::message::Framing;
+use crate::{
+    backend::Backend,
+    endpoint::Matched,
+    error::{Error, Kind},
+    header::{
+        API_KEY, ConnectionOptions, OPENAI_ORGANIZATION, OPENAI_PROJECT, X_API_KEY,
+        X_PROXY_BACKEND, accepts_trailers, has_transfer_coding, is_hop_by_hop,
+    },
+    percent::next_decoded,
+};
+
+static AUTHORIZATION: HeaderName = header::AUTHORIZATION;
+static TE: HeaderName = header::TE;
+static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Where a request goes.
+pub(super) struct Target {
+    pub(super) backend: Backend,
+    matched: Matched,
+}
+
+impl Target {
+    /// Fails where a request can't be forwarded.
+    pub(super) fn of<B>(request: &Request<B>) -> Result<Self, Error> {
+        let backend = request.extensions().get::<Backend>();
+        let backend = backend.ok_or_else(|| Error::new(Kind::Unrouted))?;
+        if has_transfer_coding(request.headers()) {
+            return Err(Error::new(Kind::UnsupportedTransferCoding));
+        }
+        let matched = Matched::of(request.extensions(), request.uri())
+            .ok_or_else(|| Error::new(Kind::DotSegments))?;
+        // Neither `*` nor an authority can be appended to a base URL.
+        if !matched.path(request.uri()).starts_with('/') {
+            return Err(Error::not_found());
+        }
+        Ok(Self {
+            backend: backend.clone(),
+            matched,
+        })
+    }
+}
+
+/// A client's request as its backend gets it.
+pub(super) struct Outbound<'a> {
+    parts: &'a Parts,
+    target: &'a Target,
+    framing: Framing,
+    options: ConnectionOptions<'a>,
+}
+
+/// A field of a request.
+pub(super) enum Field<'a> {
+    Plain(&'a HeaderName, &'a HeaderValue),
+    /// All of a cookie that HTTP/2 may have split (RFC 9113, section 8.2.3).
+    Cookie(GetAll<'a, HeaderValue>),
+    /// What marks the end of the body.
+    Framing,
+}
+
+impl<'a> Outbound<'a> {
+    /// `size` is the size of the body.
+    pub(super) fn new(parts: &'a Parts, target: &'a Target, size: &SizeHint) -> Self {
+        let framing = match size.exact() {
+            None => Framing::Chunked,
+            Some(0) if !announces_body(parts) => Framing::None,
+            Some(length) => Framing::Length(length),
+        };
+        Self {
+            parts,
+            target,
+            framing,
+            options: ConnectionOptions::of(&parts.headers),
+        }
+    }
+
+    pub(super) fn method(&self) -> &'a Method {
+        &self.parts.method
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    pub(super) fn host(&self) -> &'a HeaderValue {
+        self.target.backend.host()
+    }
+
+    /// Writes the request target in origin form (RFC 9112, section 3.2.1): the base URL's path, the
+    /// path below the prefix, the base URL's query, and the parameters of the client's query whose
+    /// names it doesn't have.
+    pub(super) fn write_target(&self, target: &mut Vec<u8>) {
+        let Target { backend, matched } = self.target;
+        target.extend_from_slice(backend.base_path().as_bytes());
+        target.extend_from_slice(matched.path(&self.parts.uri).as_bytes());
+        let mut separator = b'?';
+        let mut push = |parameters: &str| {
+            target.push(separator);
+            target.extend_from_slice(parameters.as_bytes());
+            separator = b'&';
+        };
+        let own = backend.query().filter(|query| !query.is_empty());
+        let query = self.parts.uri.query().filter(|query| !query.is_empty());
+        own.into_iter().for_each(&mut push);
+        match (own, query) {
+            (_, None) => {}
+            (None, Some(query)) => push(query),
+            (Some(own), Some(query)) => {
+                let parameters = query.split('&');
+                parameters
+                    .filter(|parameter| !has_parameter(own, parameter))
+                    .for_each(push);
+            }
+        }
+    }
+
+    /// The same as a URL: for clients, and for the pseudo-header fields of HTTP/2.
+    pub(super) fn uri(&self) -> Result<Uri, http::Error> {
+        let mut target = Vec::new();
+        self.write_target(&mut target);
+        let mut uri = self.target.backend.origin().uri().clone().into_parts();
+        uri.path_and_query = Some(PathAndQuery::from_maybe_shared(bytes::Bytes::from(target))?);
+        Ok(Uri::from_parts(uri)?)
+    }
+
+    /// The header section but for `Host`: the backend's key, then the client's fields in their
+    /// order.
+    pub(super) fn for_each_field(&self, mut visit: impl FnMut(Field<'a>)) {
+        if let Some(credential) = self.target.backend.credential() {
+            visit(Field::Plain(&AUTHORIZATION, credential));
+        }
+        let mut framing_is_due = self.framing != Framing::None;
+        let mut te_is_due = true;
+        let mut cookie_is_due = true;
+        for (name, value) in &self.parts.headers {
+            match *name {
+                // In its place, but with the length that the body has now.
+                header::CONTENT_LENGTH | header::TRANSFER_ENCODING => {
+                    if std::mem::take(&mut framing_is_due) {
+                        visit(Field::Framing);
+                    }
+                }
+                header::TE => {
+                    if te_is_due && accepts_trailers(value) {
+                        visit(Field::Plain(&TE, &TRAILERS));
+                        te_is_due = false;
+                    }
+                }
+                _ if self.is_dropped(name) => {}
+                header::COOKIE if self.parts.version == Version::HTTP_2 => {
+                    if std::mem::take(&mut cookie_is_due) {
+                        visit(Field::Cookie(self.parts.headers.get_all(header::COOKIE)));
+                    }
+                }
+                _ => visit(Field::Plain(name, value)),
+            }
+        }
+        if framing_is_due {
+            visit(Field::Framing);
+        }
+    }
+
+    /// Adds the same to a map.
+    pub(super) fn append_to(&self, headers: &mut HeaderMap, joins_cookie: bool) {
+        headers.reserve(self.parts.headers.len() + 2);
+        self.for_each_field(|field| match field {
+            Field::Plain(name, value) => {
+                headers.append(name.clone(), value.clone());
+            }
+            Field::Cookie(crumbs) if joins_cookie => {
+                headers.extend(join(crumbs).map(|cookie| (header::COOKIE, cookie)));
+            }
+            Field::Cookie(crumbs) => {
+                for crumb in crumbs {
+                    headers.append(header::COOKIE, crumb.clone());
+                }
+            }
+            Field::Framing => {
+                if let Framing::Length(length) = self.framing {
+                    headers.insert(header::CONTENT_LENGTH, length.into());
+                }
+            }
+        });
+    }
+
+    /// Whether a field isn't for the backend, whatever its value.
+    fn is_dropped(&self, name: &HeaderName) -> bool {
+        // It is known to the client only, or the backend has one of its own.
+        let is_replaced = self.target.backend.credential().is_some()
+            && (matches!(*name, header::AUTHORIZATION | header::COOKIE)
+                || [API_KEY, X_API_KEY, OPENAI_ORGANIZATION, OPENAI_PROJECT].contains(name));
+        is_replaced
+            || *name == header::HOST
+            || (*name == X_PROXY_BACKEND && self.target.backend.is_selectable())
+            || (*name == header::TRAILER && self.framing != Framing::Chunked)
+            || is_hop_by_hop(name.as_str())
+            || self.options.contains(name.as_str())
+    }
+}
+
+fn join(crumbs: GetAll<'_, HeaderValue>) -> Option<HeaderValue> {
+    let crumbs: Vec<_> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).ok()
+}
+
+/// Whether a request without a body has a field that says so: where a body is expected (RFC 9110,
+/// section 8.6), and where the client said so.
+fn announces_body(parts: &Parts) -> bool {
+    matches!(parts.method, Method::POST | Method::PUT | Method::PATCH)
+        || parts.headers.contains_key(header::CONTENT_LENGTH)
+}
+
+/// Whether a query has a parameter with the name of this one, whatever of it is percent-encoded.
+fn has_parameter(query: &str, parameter: &str) -> bool {
+    let mut parameters = query.split('&');
+    parameters.any(|other| decoded_name(other).eq(decoded_name(parameter)))
+}
+
+fn decoded_name(parameter: &str) -> impl Iterator<Item = u8> {
+    let name = parameter.split('=').next().unwrap_or_default();
+    let mut rest = name.as_bytes();
+    std::iter::from_fn(move || {
+        let is_plus = rest.first() == Some(&b'+');
+        let (byte, after) = next_decoded(rest)?;
+        rest = after;
+        Some(if is_plus { b' ' } else { byte })
+    })
+}
