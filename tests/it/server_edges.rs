@@ -436,6 +436,23 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
     assert_eq!(numbers[..2], ["90", "90"]);
 }
 
+// Idle connections.
+
+#[tokio::test]
+async fn keep_alive_says_how_long_a_connection_may_be_idle() {
+    let server = Server::demo(&["--keep-alive", "0.2"]);
+    let mut client = Wire::connect(server.address).await;
+    client.send(HEALTH).await;
+    assert_eq!(client.response().await.status(), 200);
+    client.closed().await;
+    for wrong in ["-1", "soon", "NaN"] {
+        let output = output(Server::command().args(["--keep-alive", wrong])).await;
+        assert_eq!(output.status.code(), Some(2));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains("--keep-alive"), "{message}");
+    }
+}
+
 // HTTP/2.
 
 /// A client that gives all the window it can for what it never reads.

@@ -103,7 +103,7 @@ where
     type Body = B;
 }
 
-/// Serves a connection, in a task of its own.
+/// Serves a connection in a separate task.
 pub(crate) fn serve<S: Handler>(
     stream: TcpStream,
     tls: Option<&CurrentTls>,
@@ -195,29 +195,29 @@ async fn opened<T>(
     Ok((opened, limits))
 }
 
-/// Serves a connection in this version of HTTP. It holds on to its receiver of the notices until the
-/// connection has ended, and everything that it had in flight is logged.
+/// Serves a connection in this version of HTTP. It keeps its receiver of the notices until the
+/// connection has been dropped, and everything that it had in flight is logged.
 async fn speak<T, S>(
     socket: Socket,
     stream: T,
     is_http2: bool,
     service: Box<Mutex<S>>,
-    limits: Limits,
+    mut limits: Limits,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Handler,
 {
     let service = move |request| {
-        // The proxy is always ready, so it is called without asking.
+        // `OpenAiProxy` is always ready, so `poll_ready` need not be called.
         let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
         service.call(request)
     };
     let result = if is_http2 {
         let mut connection = http2::connection(stream, service, limits.keep_alive);
-        drive(&mut connection, &socket, limits.notices).await
+        drive(&mut connection, &socket, &mut limits.notices).await
     } else {
         let mut connection = http1::connection(socket.clone(), stream, service, &limits);
-        let serving = drive(&mut connection, &socket, limits.notices);
+        let serving = drive(&mut connection, &socket, &mut limits.notices);
         let in_time = deadline::enforce(serving).await;
         in_time.unwrap_or(Ok(End::TooLate))
     };
@@ -262,7 +262,7 @@ enum End {
 async fn drive(
     connection: &mut impl Connection,
     socket: &Socket,
-    mut notices: Option<Notices>,
+    notices: &mut Option<Notices>,
 ) -> hyper::Result<End> {
     let mut client_left = pin!(socket.closed());
     loop {
@@ -299,7 +299,7 @@ async fn drive(
             Event::Ended(result) => return result.map(|()| End::Proper),
             Event::ClientLeft => return Ok(End::ClientLeft),
             Event::Told => {
-                let Some(notices) = &mut notices else {
+                let Some(notices) = notices else {
                     continue;
                 };
                 let Notice {

@@ -12,7 +12,7 @@ use super::deadline;
 
 /// What the parts of a connection know of each other. All of them are on one thread.
 ///
-/// It runs the exchanges for hyper, each in a task of its own, and so counts them.
+/// As hyper's executor it runs each exchange in a separate task, and so counts them.
 #[derive(Clone, Default)]
 pub(super) struct Activity(Arc<State>);
 
