@@ -290,7 +290,8 @@ async fn drive(
             if let Poll::Ready(result) = connection.poll(cx) {
                 return Poll::Ready(Event::Ended(result));
             }
-            if !connection.is_closing() && client_left.as_mut().poll(cx).is_ready() {
+            let is_watched = !connection.is_closing() && !socket.is_read_waiting();
+            if is_watched && client_left.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::ClientLeft);
             }
             Poll::Pending
