@@ -134,12 +134,12 @@ pub fn forwarded(uri: &Uri) -> Result<&str, DotSegments> {
     Ok(matched.path(uri))
 }
 
-/// The head of a request as it goes to a backend, its body being so long.
-pub fn head(request: Request<()>, length: Option<u64>, backend: &Backend) -> Vec<u8> {
+/// The head of a request as it goes to a backend, its body being so long. `None` where it isn't
+/// forwarded.
+pub fn head(mut request: Request<()>, length: Option<u64>, backend: &Backend) -> Option<Vec<u8>> {
     let size = length.map_or_else(SizeHint::default, SizeHint::with_exact);
-    let mut head = Vec::new();
-    forward::encode_head(&request.into_parts().0, &size, backend, &mut head);
-    head
+    request.extensions_mut().insert(backend.clone());
+    forward::fuzz_head(request, &size).ok()
 }
 
 /// Reads a response as ours and as hyper's client, and panics where the difference is unexplained.

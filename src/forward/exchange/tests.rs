@@ -157,9 +157,15 @@ mod http2 {
         head(&mut exchange).await.unwrap_err();
         let again = exchange.into_unprocessed().expect("nothing was read");
 
-        client.send_data("{".into()).await.unwrap();
-        let (mut exchange, theirs) = start(again).await;
-        tokio::spawn(go_away(theirs, 0));
+        client.send_data("some text".into()).await.unwrap();
+        let (mut exchange, mut theirs) = start(again).await;
+        tokio::spawn(async move {
+            let mut read = Vec::new();
+            while !read.ends_with(b"some text") {
+                theirs.read_buf(&mut read).await.unwrap();
+            }
+            go_away(theirs, 0).await;
+        });
         head(&mut exchange).await.unwrap_err();
         assert!(exchange.into_unprocessed().is_none());
     }

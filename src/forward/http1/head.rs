@@ -24,7 +24,7 @@ const SMALL: usize = 4 * 1024;
 /// not be parsed with each of them.
 #[derive(Default)]
 pub(super) struct HeadSearch {
-    /// How much has been searched for the end of the head.
+    /// How much has been found to have no end of a head.
     searched: usize,
     /// How much there was to parse the last time.
     parsed: usize,
@@ -32,13 +32,12 @@ pub(super) struct HeadSearch {
 
 impl HeadSearch {
     pub(super) fn is_due(&mut self, input: &[u8]) -> bool {
-        let has_end = has_empty_line(&input[self.searched.saturating_sub(2)..]);
-        self.searched = input.len();
         let is_due = !input.is_empty()
-            && (has_end
-                || input.len() <= SMALL
+            && (input.len() <= SMALL
                 || input.len() > MAX_HEAD
-                || input.len() >= 2 * self.parsed);
+                || input.len() >= 2 * self.parsed
+                || has_empty_line(&input[self.searched.saturating_sub(2)..]));
+        self.searched = input.len();
         if is_due {
             self.parsed = input.len();
         }
