@@ -79,16 +79,21 @@ impl<'a> ConnectionOptions<'a> {
     }
 
     /// Whether a field name is one of the options.
+    #[inline]
     pub(crate) fn contains(&self, name: &str) -> bool {
+        // Most messages name none.
+        (!self.names.is_empty() && self.names_contain(name)) || (self.close && name == "close")
+    }
+
+    fn names_contain(&self, name: &str) -> bool {
         let name = name.as_bytes();
-        let is_named = if self.names.len() > MAX_UNSORTED {
+        if self.names.len() > MAX_UNSORTED {
             let found = |option: &&[u8]| compare_ignore_case(option, name);
             self.names.binary_search_by(found).is_ok()
         } else {
             let mut names = self.names.iter();
             names.any(|option| option.eq_ignore_ascii_case(name))
-        };
-        is_named || (self.close && name == b"close")
+        }
     }
 }
 
@@ -100,11 +105,11 @@ fn compare_ignore_case(a: &[u8], b: &[u8]) -> Ordering {
 /// The method that a browser's preflight announces, if the request is one (the Fetch standard,
 /// section 4.8).
 pub(crate) fn preflighted_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    if *method != Method::OPTIONS || !headers.contains_key(header::ORIGIN) {
+        return None;
+    }
     let announced = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
-    let is_preflight = *method == Method::OPTIONS && headers.contains_key(header::ORIGIN);
-    Method::from_bytes(announced.as_bytes())
-        .ok()
-        .filter(|_| is_preflight)
+    Method::from_bytes(announced.as_bytes()).ok()
 }
 
 /// Whether a request asks for a WebSocket (RFC 6455, section 4.1).

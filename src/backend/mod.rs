@@ -59,6 +59,7 @@ struct Inner {
     timeouts: Timeouts,
     credential: Option<HeaderValue>,
     paths: Option<Box<[PathPattern]>>,
+    is_selectable: bool,
     cooldown: Duration,
     health: Arc<Health>,
 }
@@ -147,6 +148,7 @@ impl Backend {
             },
             credential: backend.credential.clone(),
             paths: backend.paths.clone(),
+            is_selectable: settings.backend_header,
             cooldown: settings.cooldown,
             health: previous
                 .iter()
@@ -220,6 +222,11 @@ impl Backend {
 
     pub(crate) fn host(&self) -> &HeaderValue {
         self.0.url.authority()
+    }
+
+    /// Whether `X-Proxy-Backend` selects it, so that the field isn't forwarded.
+    pub(crate) fn is_selectable(&self) -> bool {
+        self.0.is_selectable
     }
 
     pub(crate) fn credential(&self) -> Option<&HeaderValue> {

@@ -115,6 +115,13 @@ impl ConfigBuilder {
         self
     }
 
+    /// Whether the request field `X-Proxy-Backend` selects a backend by its name. If not, it is
+    /// forwarded like any other field. Default: true.
+    pub fn backend_header(mut self, selects: bool) -> Self {
+        self.settings.backend_header = selects;
+        self
+    }
+
     /// Whether only authenticated clients can reach the proxy, because the host application or a
     /// gateway in front of it checks who they are. It changes nothing but
     /// [`Config::warnings`]: a backend's own key is then not warned of. Default: false.

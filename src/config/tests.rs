@@ -141,6 +141,7 @@ fn defaults() {
         max_held_bytes: 1_073_741_824,
         max_upload_bytes: 1_073_741_824,
         require_auth: true,
+        backend_header: true,
         clients_authenticated: false,
         failover_on: vec![],
         cooldown: seconds(5),
@@ -397,7 +398,7 @@ fn settings_that_are_not_allowed() {
             r#"{ "timout": »30 }"#,
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
              `idle_timeout`, `total_timeout`, `max_body_bytes`, `max_held_bytes`, \
-             `max_upload_bytes`, `require_auth`, `failover_on` and `cooldown`",
+             `max_upload_bytes`, `require_auth`, `backend_header`, `failover_on` and `cooldown`",
         ),
         (
             r#"{ "timeout": 30, "time\u006fut": »30 }"#,

@@ -144,7 +144,9 @@ where
             PathMatch::Unsafe => Some(Error::new(Kind::DotSegments)),
             PathMatch::Endpoint(_) if self.shared.is_draining() => Some(Error::draining()),
             PathMatch::Endpoint(matched) => {
-                request.extensions_mut().insert(matched);
+                if !matched.is_usual(request.uri()) {
+                    request.extensions_mut().insert(matched);
+                }
                 None
             }
         };

@@ -349,7 +349,8 @@ impl Routes {
         let method = preflighted.as_ref().unwrap_or(method);
         let serves = |backend: &&Backend| backend.serves(method, path, is_upgrade);
         let unserved = || Error::new(Kind::NoCandidate);
-        if let Some(name) = headers.get(X_PROXY_BACKEND) {
+        let is_selectable = self.backends.iter().all(Backend::is_selectable);
+        if let Some(name) = headers.get(X_PROXY_BACKEND).filter(|_| is_selectable) {
             let mut backends = self.backends.iter();
             let named = backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())

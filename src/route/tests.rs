@@ -743,3 +743,17 @@ async fn uploads_and_other_bodies_have_limits_of_their_own() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_name_selects_nothing_where_the_field_is_off() {
+    let layer = layer(&["a", "b"], r#""backend_header":false"#);
+    let service = Scripted::new([Answer(200)]);
+    let response = layer
+        .layer(service.clone())
+        .oneshot(named("b"))
+        .await
+        .unwrap();
+    assert_eq!(response.body(), "a");
+    let (_, request) = service.asked.lock().unwrap().pop().unwrap();
+    assert_eq!(request.headers()[X_PROXY_BACKEND], "b");
+}

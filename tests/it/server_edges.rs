@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use http::Request;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -20,7 +21,10 @@ use tokio::{
 
 use crate::support::{
     Backend, DEMO_CONFIG, Message, PATIENCE, Server, TempFile, Unreachable, Wire, config_for,
-    config_of, entry, https, post, soon,
+    config_of, entry,
+    frames::{self, block, frame},
+    https, post, response, soon,
+    usage::{Usage, usage_at_rest},
 };
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
@@ -430,6 +434,119 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
         .find(|line| line.starts_with("Max open files"));
     let numbers: Vec<_> = limit.expect("always").split_whitespace().skip(3).collect();
     assert_eq!(numbers[..2], ["90", "90"]);
+}
+
+// Idle connections.
+
+#[tokio::test]
+async fn keep_alive_says_how_long_a_connection_may_be_idle() {
+    let server = Server::demo(&["--keep-alive", "0.2"]);
+    let mut client = Wire::connect(server.address).await;
+    client.send(HEALTH).await;
+    assert_eq!(client.response().await.status(), 200);
+    client.closed().await;
+    for wrong in ["-1", "soon", "NaN"] {
+        let output = output(Server::command().args(["--keep-alive", wrong])).await;
+        assert_eq!(output.status.code(), Some(2));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains("--keep-alive"), "{message}");
+    }
+}
+
+// HTTP/2.
+
+/// A client that gives all the window it can for what it never reads.
+async fn greedy_client(address: SocketAddr) -> TcpStream {
+    const MOST: u32 = (1 << 31) - 1;
+    let window = [&[0, 4][..], &MOST.to_be_bytes()].concat();
+    let more = (MOST - 65_535).to_be_bytes();
+    let opening = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(frames::SETTINGS, 0, 0, &window),
+        frame(frames::WINDOW_UPDATE, 0, 0, &more),
+        frame(
+            frames::HEADERS,
+            frames::END_HEADERS | frames::END_STREAM,
+            1,
+            &block(&frames::REQUEST),
+        ),
+    ];
+    let mut client = TcpStream::connect(address).await.expect("it listens");
+    client.write_all(&opening.concat()).await.expect("open");
+    client
+}
+
+#[tokio::test]
+async fn small_chunks_that_an_http2_client_never_reads_fill_no_memory() {
+    for chunk in ["1\r\nx\r\n", "8\r\n01234567\r\n"] {
+        let backend = Backend::start().await;
+        let server = Server::start(&config_for(&backend));
+        let before = usage_at_rest(&server).await;
+        let _client = greedy_client(server.address).await;
+        let mut wire = backend.accept().await;
+        wire.request().await;
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        let chunks = chunk.repeat(100_000);
+        while crate::support::write_until_stopped(&mut wire.stream, chunks.as_bytes()).await
+            == chunks.len()
+        {}
+        let after = Usage::of(&server);
+        assert!(
+            after.memory < before.memory + 8 * 1024,
+            "{before:?}, {after:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn uploads_that_nobody_takes_stop_no_others_however_many_they_are() {
+    const STUCK: usize = 199;
+    let (hangs, works) = (Unreachable::start().await, Backend::start().await);
+    let backends = [
+        entry("hangs", hangs.address, ""),
+        entry("works", works.address, ""),
+    ];
+    let config = config_of(&backends, r#""connect_timeout":300"#);
+    let server = Server::start(&config);
+    works.answer_all(response("200 OK", "{}"));
+    let stream = TcpStream::connect(server.address)
+        .await
+        .expect("it listens");
+    let (mut client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let upload = |backend| {
+        let request = Request::post("http://proxy.test/v1/chat/completions");
+        let request = request.header("authorization", "Bearer sk-test");
+        request
+            .header("x-proxy-backend", backend)
+            .body(())
+            .expect("a request")
+    };
+
+    let mut stuck = Vec::new();
+    for _ in 0..STUCK {
+        client = soon("room", client.ready()).await.expect("open");
+        let (answer, mut sender) = client
+            .send_request(upload("hangs"), false)
+            .expect("a stream");
+        // More than a stream's window.
+        sender
+            .send_data(vec![b' '; 300_000].into(), false)
+            .expect("open");
+        stuck.push((answer, sender));
+    }
+    for _ in 0..3 {
+        client = soon("room", client.ready()).await.expect("open");
+        let (answer, mut sender) = client
+            .send_request(upload("works"), false)
+            .expect("a stream");
+        sender
+            .send_data(vec![b' '; 1_000_000].into(), true)
+            .expect("open");
+        let answer = soon("an answer", answer).await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+    }
 }
 
 // Signals.

@@ -14,12 +14,12 @@ Usage: server [OPTIONS]
       --config PATH   the configuration; default: config.json where it exists,
                       else one backend, LLM1, at OpenAI
       --listen ADDR   where to listen; default: 127.0.0.1:8000, port 0 takes a free one
-      --demo          answer by an embedded stand-in for the OpenAI API, without a key or a network
+      --demo          answer from an embedded mock of the OpenAI API: needs no key and no network
       --watch         reload the configuration when the file changes; SIGHUP always does
       --tls-cert PEM  serve HTTPS with this certificate, those of its issuers after it,
       --tls-key PEM   and this private key, without a passphrase; both are reloaded
                       with the configuration
-      --workers N     threads that serve, each with its own connections; default: the cores
+      --workers N     worker threads, each with separate backend connections; default: one per core
       --drain-timeout SECONDS
                       how long requests in flight may take after SIGTERM or SIGINT;
                       default: 30
@@ -30,12 +30,13 @@ Usage: server [OPTIONS]
   -V, --version       print the version
 
 Environment:
-  RUST_LOG            what is logged on standard error, such as warn or debug; default: info
+  RUST_LOG            what is logged on standard error, such as warn or debug; default: info.
+                      Libraries log errors only, unless it names them, as in info,h2=warn
   SSL_CERT_FILE, SSL_CERT_DIR
                       certificate authorities for backends, in place of the system's
 
-With --demo some models are answered with errors: demo-401, demo-404, demo-429, demo-500,
-demo-break (breaks off), demo-silent (falls silent).";
+With --demo, some models return errors: demo-401, demo-404, demo-429, demo-500,
+demo-break (a truncated response), demo-silent (a stalled one).";
 
 const VERSION: &str = concat!("tower-openai-proxy ", env!("CARGO_PKG_VERSION"));
 

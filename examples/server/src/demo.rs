@@ -1,4 +1,4 @@
-//! `--demo`: an embedded stand-in for the OpenAI API, good enough to develop against.
+//! `--demo`: an embedded mock of the OpenAI API, good enough to develop against.
 //!
 //! It answers `POST /v1/chat/completions` as the API does: whole or streamed, with tool calls,
 //! structured output, usage, rate-limit headers, and errors in the API's own form. There is no
@@ -13,8 +13,8 @@
 //! | `demo-404`    | 404 `model_not_found`                                                      |
 //! | `demo-429`    | 429 `rate_limit_exceeded`, with `retry-after` and what is left of the limits |
 //! | `demo-500`    | 500 `server_error`                                                         |
-//! | `demo-break`  | the connection breaks off in the middle of the body, streamed or not       |
-//! | `demo-silent` | no answer at all; a stream falls silent after its first word               |
+//! | `demo-break`  | the connection is cut in the middle of the body, streamed or not           |
+//! | `demo-silent` | no response at all; a stream stalls after its first word                   |
 
 use std::{
     collections::VecDeque,
@@ -47,7 +47,7 @@ const PATH: &str = "/v1/chat/completions";
 /// Between two words of a stream.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Starts the stand-in on a free loopback port of the current runtime and returns its address.
+/// Starts the mock on a free loopback port of the current runtime and returns its address.
 /// Serves until the runtime ends.
 pub(crate) async fn start() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn start() -> io::Result<SocketAddr> {
 
 async fn connection(stream: TcpStream) {
     let _ = stream.set_nodelay(true);
-    // An error here is a client that left, or a response that was meant to break off.
+    // An error here is a client that disconnected, or a response that was meant to be cut.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service_fn(answer))
         .await;
@@ -605,7 +605,7 @@ fn event_stream(mut events: VecDeque<Bytes>, end: End) -> Response<Script> {
 }
 
 /// A body that is written out beforehand and sent piece by piece, at an even pace. It works only
-/// while it is read: a client that leaves ends it.
+/// while it is read: a client that disconnects ends it.
 struct Script {
     pieces: VecDeque<Bytes>,
     pace: Interval,

@@ -1,4 +1,4 @@
-//! The proxy as a program of its own: a plain hyper server around `OpenAiProxyLayer`.
+//! The proxy as a program: a hyper server around `OpenAiProxyLayer`.
 //!
 //! Try it without a key or a network:
 //!
@@ -8,8 +8,8 @@
 //!     -d '{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
 //! ```
 //!
-//! Each worker is a thread with a runtime, a listener and backend connections of its own, so that
-//! nothing is shared or locked on the way of a request.
+//! Each worker is a thread with a separate runtime, listener and pool of backend connections, so that
+//! requests share no state and wait for no lock.
 
 mod arguments;
 mod connection;

@@ -1,4 +1,4 @@
-use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::TcpListener, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -47,28 +47,33 @@ pub(crate) async fn accept(
     layer: OpenAiProxyLayer,
     options: Options,
 ) -> io::Result<()> {
-    let mut notices = options.notices.subscribe();
+    let mut waiting = options.notices.subscribe();
+    let notices = waiting.clone();
     let mut listener = Listener::new(listener, &options)?;
     let tls = options.tls.as_ref();
     let proxy = layer.handle();
     let service = layer.layer(service_fn(move |request| {
         not_found(request, proxy.is_draining())
     }));
-    while !notices.borrow_and_update().is_draining {
-        tokio::select! {
-            stream = listener.next() => {
-                // Told here: a connection that is told later may be closed without a response.
-                let limits = if notices.borrow().is_draining {
-                    Limits::while_draining()
-                } else {
-                    Limits::new(options.keep_alive, notices.clone())
-                };
-                connection::serve(stream, tls, service.clone(), limits);
+    {
+        let draining = async { waiting.wait_for(|notice| notice.is_draining).await.is_ok() };
+        let mut draining = pin!(draining);
+        loop {
+            tokio::select! {
+                stream = listener.next() => {
+                    // Told here: a connection that is told later may be closed without a response.
+                    let limits = if notices.borrow().is_draining {
+                        Limits::while_draining()
+                    } else {
+                        Limits::new(options.keep_alive, notices.clone())
+                    };
+                    connection::serve(stream, tls, service.clone(), limits);
+                }
+                _ = &mut draining => break,
             }
-            _ = notices.changed() => {}
         }
     }
-    drop(notices);
+    drop((waiting, notices));
     loop {
         let stream = listener.next().await;
         connection::serve(stream, tls, service.clone(), Limits::while_draining());

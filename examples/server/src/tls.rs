@@ -27,7 +27,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Reads both. The error is one message for whoever wrote the command line.
+    /// Reads both. The error is one message for the user.
     pub(crate) fn load(&self) -> Result<Arc<ServerConfig>, String> {
         let in_certificate = |problem: String| at(&self.certificate, &problem);
         let in_key = |problem: &str| at(&self.key, problem);

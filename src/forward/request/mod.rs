@@ -205,7 +205,7 @@ impl<'a> Outbound<'a> {
                 || [API_KEY, X_API_KEY, OPENAI_ORGANIZATION, OPENAI_PROJECT].contains(name));
         is_replaced
             || *name == header::HOST
-            || *name == X_PROXY_BACKEND
+            || (*name == X_PROXY_BACKEND && self.target.backend.is_selectable())
             || (*name == header::TRAILER && self.framing != Framing::Chunked)
             || is_hop_by_hop(name.as_str())
             || self.options.contains(name.as_str())

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tower::BoxError;
 
-use super::{Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, linger::Linger};
+use super::{Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, deadline, linger::Linger};
 use crate::socket::Socket;
 
 /// Serves a connection of HTTP/1.1 or 1.0 over this stream.
@@ -57,10 +57,12 @@ where
             let has_host = hosts.next().is_some() || is_http_1_0;
             let answer = (has_host && hosts.next().is_none()).then(|| answer(request));
             async {
-                Ok::<_, Infallible>(match answer {
+                let response = match answer {
                     Some(answer) => answer.await?.map(Either::Left),
                     None => not_one_host().map(Either::Right),
-                })
+                };
+                deadline::begin(&response);
+                Ok::<_, Infallible>(response)
             }
         })
     };
@@ -170,6 +172,7 @@ impl Activity {
     /// Everything is sent, and the sending side is shut down.
     pub(super) fn closing(&self) {
         self.0.is_closing.store(true, Relaxed);
+        deadline::end();
     }
 
     /// Whether the end of the connection may be the end of a response.
@@ -191,6 +194,7 @@ impl rt::Timer for Activity {
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn rt::Sleep>> {
         let awaited = Instant::from(deadline) - HEAD_TIMEOUT;
         self.0.has_read.store(false, Relaxed);
+        deadline::end();
         let is_first = self.clocks().head_awaited.replace(awaited).is_none();
         Box::pin(Clock {
             activity: self.clone(),

@@ -1,8 +1,11 @@
 //! One connection with a client, from its first byte on.
 
+mod deadline;
 mod http1;
 mod http2;
 mod linger;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -83,7 +86,7 @@ pub(crate) trait Handler:
     + Sync
     + 'static
 {
-    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static;
 }
 
 impl<S, B> Handler for S
@@ -95,12 +98,12 @@ where
             Future: Send + 'static,
         >,
     S: Clone + Send + Sync + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     type Body = B;
 }
 
-/// Serves a connection, in a task of its own.
+/// Serves a connection in a separate task.
 pub(crate) fn serve<S: Handler>(
     stream: TcpStream,
     tls: Option<&CurrentTls>,
@@ -192,33 +195,36 @@ async fn opened<T>(
     Ok((opened, limits))
 }
 
-/// Serves a connection in this version of HTTP. It holds on to its receiver of the notices until the
-/// connection has ended, and everything that it had in flight is logged.
+/// Serves a connection in this version of HTTP. It keeps its receiver of the notices until the
+/// connection has been dropped, and everything that it had in flight is logged.
 async fn speak<T, S>(
     socket: Socket,
     stream: T,
     is_http2: bool,
     service: Box<Mutex<S>>,
-    limits: Limits,
+    mut limits: Limits,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Handler,
 {
     let service = move |request| {
-        // The proxy is always ready, so it is called without asking.
+        // `OpenAiProxy` is always ready, so `poll_ready` need not be called.
         let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
         service.call(request)
     };
     let result = if is_http2 {
         let mut connection = http2::connection(stream, service, limits.keep_alive);
-        drive(&mut connection, &socket, limits.notices).await
+        drive(&mut connection, &socket, &mut limits.notices).await
     } else {
         let mut connection = http1::connection(socket.clone(), stream, service, &limits);
-        drive(&mut connection, &socket, limits.notices).await
+        let serving = drive(&mut connection, &socket, &mut limits.notices);
+        let in_time = deadline::enforce(serving).await;
+        in_time.unwrap_or(Ok(End::TooLate))
     };
     match result {
         Ok(End::Proper) => {}
         Ok(End::ClientLeft) => tracing::debug!("the client left"),
+        Ok(End::TooLate) => tracing::debug!("the client did not read its response in time"),
         Err(error) => log_end(&error),
     }
 }
@@ -249,13 +255,14 @@ enum Event {
 enum End {
     Proper,
     ClientLeft,
+    TooLate,
 }
 
 /// Serves a connection to its end, which notices bring nearer.
 async fn drive(
     connection: &mut impl Connection,
     socket: &Socket,
-    mut notices: Option<Notices>,
+    notices: &mut Option<Notices>,
 ) -> hyper::Result<End> {
     let mut client_left = pin!(socket.closed());
     loop {
@@ -283,7 +290,8 @@ async fn drive(
             if let Poll::Ready(result) = connection.poll(cx) {
                 return Poll::Ready(Event::Ended(result));
             }
-            if !connection.is_closing() && client_left.as_mut().poll(cx).is_ready() {
+            let is_watched = !connection.is_closing() && !socket.is_read_waiting();
+            if is_watched && client_left.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::ClientLeft);
             }
             Poll::Pending
@@ -292,7 +300,7 @@ async fn drive(
             Event::Ended(result) => return result.map(|()| End::Proper),
             Event::ClientLeft => return Ok(End::ClientLeft),
             Event::Told => {
-                let Some(notices) = &mut notices else {
+                let Some(notices) = notices else {
                     continue;
                 };
                 let Notice {

@@ -1,20 +1,28 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Poll, Waker},
 };
 
 use hyper::rt::Executor;
 
+use super::deadline;
+
 /// What the parts of a connection know of each other. All of them are on one thread.
 ///
-/// It runs the exchanges for hyper, each in a task of its own, and so counts them.
+/// As hyper's executor it runs each exchange in a separate task, and so counts them.
 #[derive(Clone, Default)]
 pub(super) struct Activity(Arc<State>);
 
 #[derive(Default)]
 struct State {
     exchanges: AtomicUsize,
-    has_written: AtomicBool,
+    writes: AtomicUsize,
+    is_blocked: AtomicBool,
+    /// The exchanges that wait for the next write.
+    waiting: Mutex<Vec<Waker>>,
 }
 
 impl Activity {
@@ -23,14 +31,40 @@ impl Activity {
         self.0.exchanges.load(Relaxed) > 0
     }
 
-    /// Something was written to the client.
-    pub(super) fn wrote(&self) {
-        self.0.has_written.store(true, Relaxed);
+    /// A write to the client, which was taken or is pending.
+    pub(super) fn write<T>(&self, written: &Poll<T>) {
+        self.0.is_blocked.store(written.is_pending(), Relaxed);
+        if written.is_ready() {
+            self.0.writes.fetch_add(1, Relaxed);
+            let mut waiting = self
+                .0
+                .waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            waiting.drain(..).for_each(Waker::wake);
+        }
     }
 
-    /// Whether something was written since this was last asked.
-    pub(super) fn has_written(&self) -> bool {
-        self.0.has_written.swap(false, Relaxed)
+    /// How often something was written to the client.
+    pub(super) fn writes(&self) -> usize {
+        self.0.writes.load(Relaxed)
+    }
+
+    /// Whether the client takes no more for now.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.0.is_blocked.load(Relaxed)
+    }
+
+    /// Wakes an exchange after the next write.
+    pub(super) fn wake_after_write(&self, waker: &Waker) {
+        let mut waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|other| other.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
     }
 }
 
@@ -41,7 +75,10 @@ where
     fn execute(&self, exchange: F) {
         let running = Running::new(self);
         tokio::spawn(async move {
-            exchange.await;
+            // Dropped too late, it is reset.
+            if deadline::enforce(exchange).await.is_none() {
+                tracing::debug!("the client did not read its response in time");
+            }
             // The end of the exchange has woken the connection, which comes to see this next.
             drop(running);
         });

@@ -88,9 +88,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeadTimeout<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        if written.is_ready() {
-            self.activity.wrote();
-        }
+        self.activity.write(&written);
         written
     }
 
@@ -100,9 +98,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeadTimeout<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        if written.is_ready() {
-            self.activity.wrote();
-        }
+        self.activity.write(&written);
         written
     }
 

@@ -2,6 +2,7 @@
 
 mod activity;
 mod head;
+mod join;
 
 use std::{
     convert::Infallible,
@@ -26,28 +27,28 @@ use tokio::{
 };
 use tower::BoxError;
 
-use self::{activity::Activity, head::HeadTimeout};
-use super::{CLOSE_TIMEOUT, Connection, HEAD_TIMEOUT, MAX_HEAD_BYTES};
+use self::{activity::Activity, head::HeadTimeout, join::Joined};
+use super::{CLOSE_TIMEOUT, Connection, HEAD_TIMEOUT, MAX_HEAD_BYTES, deadline};
 
 /// What opens a connection (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Connections on which nothing happens are asked this often whether they still live.
+/// Connections on which nothing happens are probed this often.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long the answer to that may take.
+/// How long the answer to a probe may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Exchanges at a time on one connection; clients queue the others, or connect again.
+/// Concurrent exchanges on one connection; clients queue the others, or connect again.
 const MAX_STREAMS: u32 = 200;
 
-/// What is held of an upload that its backend doesn't take: the bound on memory for an exchange.
+/// What is buffered of an upload that its backend doesn't take: the bound on memory for an exchange.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// The same for all uploads of a connection: so many that a few stalled ones don't stop the others.
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+/// The same for all uploads of a connection: any number of stalled ones never stops the others.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
-/// What is held of a response that the client doesn't take.
+/// What is buffered of a response that the client doesn't take.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 
 /// Streams that a client has reset before they were looked at, and those reset for its mistakes.
@@ -65,9 +66,20 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
     A: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     let activity = Activity::default();
+    let service = {
+        let activity = activity.clone();
+        service_fn(move |request| {
+            let (answer, activity) = (answer(request), activity.clone());
+            async {
+                let response = answer.await?;
+                deadline::begin(&response);
+                Ok::<_, Infallible>(response.map(|body| Joined::new(body, activity)))
+            }
+        })
+    };
     let stream = TokioIo::new(HeadTimeout::new(stream, HEAD_TIMEOUT, activity.clone()));
     let connection = http2::Builder::new(activity.clone())
         .timer(TokioTimer::new())
@@ -80,7 +92,7 @@ where
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .serve_connection(stream, service_fn(answer));
+        .serve_connection(stream, service);
     Http2 {
         // In a box, so that the task has no room for it where it isn't needed.
         connection: Box::pin(connection),
@@ -107,8 +119,9 @@ struct Http2<T, S: HttpService<Incoming>> {
 #[derive(Clone, Copy)]
 struct Closing {
     since: Instant,
-    /// When something was last written, such as the rest of a response.
+    /// When something was last written, such as the rest of a response, and how often by then.
     written: Instant,
+    writes: usize,
 }
 
 impl<T, S, B, F> Connection for Http2<T, S>
@@ -153,6 +166,7 @@ where
             self.closing = Some(Closing {
                 since: now,
                 written: now,
+                writes: self.activity.writes(),
             });
             self.connection.as_mut().graceful_shutdown();
         }
@@ -174,7 +188,8 @@ impl<T, S: HttpService<Incoming>> Http2<T, S> {
         let Some(closing) = &mut self.closing else {
             return idle_since + self.keep_alive;
         };
-        if self.activity.has_written() {
+        let writes = self.activity.writes();
+        if std::mem::replace(&mut closing.writes, writes) != writes {
             closing.written = now;
         }
         // The rest of the responses is written as the client reads it.
