@@ -1179,10 +1179,7 @@ async fn a_client_that_goes_on_sending_what_was_refused_gets_the_answer() {
             post(&body).replacen("Authorization", "X-Authorization", 1),
             401,
         ),
-        (
-            post(&body).replacen("chat/completions", "", 1),
-            404,
-        ),
+        (post(&body).replacen("chat/completions", "", 1), 404),
     ] {
         let mut client = Wire::connect(server.address).await;
         // All of it, before the answer is looked at.

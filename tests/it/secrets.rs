@@ -405,9 +405,21 @@ async fn errors_of_the_client_tell_no_key() {
         ("", "/v1/?key=sk-proj-Vq3xW8kTz1LmN5pRb7Yc", 404),
         // What its backend doesn't serve.
         ("passes", "/v1/sk-proj-Vq3xW8kTz1LmN5pRb7Yc/models", 404),
-        ("", "/v1/chat/completions/../sk-proj-Vq3xW8kTz1LmN5pRb7Yc", 400),
+        (
+            "",
+            "/v1/chat/completions/../sk-proj-Vq3xW8kTz1LmN5pRb7Yc",
+            400,
+        ),
     ] {
-        ask_both(&clients, &Ask { path, ..ask(backend) }, status).await;
+        ask_both(
+            &clients,
+            &Ask {
+                path,
+                ..ask(backend)
+            },
+            status,
+        )
+        .await;
     }
     let long = format!(r#"{{"model":"m","user":"{}"}}"#, IN_BODY.repeat(10));
     for backend in ["passes", "overrides"] {
