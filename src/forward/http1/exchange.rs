@@ -21,8 +21,10 @@ use crate::forward::message::{ExchangeError, Framing, Head, Source};
 /// The most that one read returns.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// The most interim responses (1xx) before the final one; more are taken for an attack.
+/// The most interim responses (1xx) before the final one, and the most empty lines before heads;
+/// more are taken for an attack.
 const MAX_INTERIM: u8 = 32;
+const MAX_EMPTY_LINES: u8 = 32;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER]);
@@ -37,6 +39,7 @@ pub(crate) struct Exchange<T, B> {
     input: Bytes,
     is_head_request: bool,
     interim: u8,
+    empty_lines: u8,
     search: HeadSearch,
     /// The body of the response, once its head has come.
     body: Decoder,
@@ -63,6 +66,7 @@ where
             input: Bytes::new(),
             is_head_request,
             interim: 0,
+            empty_lines: 0,
             search: HeadSearch::default(),
             body: Decoder::UntilClose,
             keep_alive: true,
@@ -93,7 +97,7 @@ where
 
     fn parse_head(&mut self, recycled: &mut HeaderMap) -> Result<Option<Head>, Malformed> {
         loop {
-            self.skip_empty_lines();
+            self.skip_empty_lines()?;
             if !self.search.is_due(&self.input) {
                 return Ok(None);
             }
@@ -123,11 +127,16 @@ where
     }
 
     /// Empty lines before a head are tolerated, but don't count as its end.
-    fn skip_empty_lines(&mut self) {
+    fn skip_empty_lines(&mut self) -> Result<(), Malformed> {
         while let [b'\n', ..] | [b'\r', b'\n', ..] = *self.input {
+            if self.empty_lines == MAX_EMPTY_LINES {
+                return Err(Malformed("too many empty lines"));
+            }
+            self.empty_lines += 1;
             let length = if self.input[0] == b'\n' { 1 } else { 2 };
             self.input.advance(length);
         }
+        Ok(())
     }
 
     /// The next chunk of the response's body, as soon as it is there; `None` at its end.

@@ -149,6 +149,23 @@ fn a_backend_with_a_key_of_its_own_sees_nobody_elses() {
 }
 
 #[test]
+fn a_preflight_is_sent_without_credentials() {
+    for own_key in [false, true] {
+        let request = Request::options("/v1/responses")
+            .header("origin", "https://app.test")
+            .header("access-control-request-method", "POST")
+            .header("authorization", "Bearer of-the-client")
+            .header("cookie", "of-the-client");
+        let backend = backend("http://a.test", own_key);
+        let size = SizeHint::with_exact(0);
+        let (head, _) = head(request.body(()).unwrap(), &size, backend);
+        let expected = "OPTIONS /responses HTTP/1.1\r\nhost: a.test\r\n\
+            origin: https://app.test\r\naccess-control-request-method: POST\r\n\r\n";
+        assert_eq!(String::from_utf8(head).unwrap(), expected);
+    }
+}
+
+#[test]
 fn a_cookie_that_http2_has_split_is_joined() {
     let request = Request::get("/v1/x")
         .version(Version::HTTP_2)
