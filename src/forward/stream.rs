@@ -48,7 +48,7 @@ impl Stream {
 
     /// Whether nothing has come on an idle connection, as far as the runtime knows: neither its end
     /// nor data, with which it can't be used.
-    pub(super) fn is_silent(&mut self) -> bool {
+    pub(super) fn is_idle(&mut self) -> bool {
         let mut byte = [0];
         if let Transport::Tcp(tcp) = &self.transport {
             let read = tcp.try_read(&mut byte);
@@ -61,7 +61,7 @@ impl Stream {
     }
 
     /// The same, as far as the socket knows.
-    pub(super) fn is_socket_silent(&self) -> bool {
+    pub(super) fn is_socket_idle(&self) -> bool {
         let tcp = match &self.transport {
             Transport::Tcp(tcp) => tcp,
             Transport::Tls(tls) => tls::tcp(tls),

@@ -33,7 +33,7 @@ enum Response {
     Head(ResponseFuture),
     Body {
         body: RecvStream,
-        /// How much is to come, where the head has told.
+        /// How much is to come, if there is a `Content-Length`.
         left: Option<u64>,
     },
     End,

@@ -82,8 +82,8 @@ impl Idle {
         let idle = self.since.elapsed();
         idle < timeout
             && self.stream.age() < MAX_AGE
-            && self.stream.is_silent()
-            && (idle < PROBE_AFTER || self.stream.is_socket_silent())
+            && self.stream.is_idle()
+            && (idle < PROBE_AFTER || self.stream.is_socket_idle())
     }
 }
 
