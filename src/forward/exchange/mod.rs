@@ -39,6 +39,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    #[inline]
     pub(super) fn new(request: Request<RequestBody>, target: Target, pool: Arc<Pool>) -> Self {
         let (parts, body) = request.into_parts();
         Self {
@@ -81,6 +82,9 @@ struct Repeat {
 
 impl Exchange {
     /// Starts to send a request, and gives what is left of it.
+    ///
+    /// Inlined, so that the request isn't moved from call to call.
+    #[inline(always)]
     pub(super) fn start(
         outgoing: Outgoing,
         open: Open,
@@ -91,6 +95,7 @@ impl Exchange {
         }
     }
 
+    #[inline(always)]
     fn start_http1(outgoing: Outgoing, stream: Stream) -> (Box<Self>, Option<Parts>) {
         let Outgoing {
             parts,

@@ -148,6 +148,7 @@ impl<'a> Outbound<'a> {
 
     /// The header section but for `Host`: the backend's key, then the client's fields in their
     /// order.
+    #[inline(always)]
     pub(super) fn for_each_field(&self, mut visit: impl FnMut(Field<'a>)) {
         if let Some(credential) = self.credential {
             visit(Field::Plain(&AUTHORIZATION, credential));
@@ -207,6 +208,7 @@ impl<'a> Outbound<'a> {
     }
 
     /// Whether a field isn't for the backend, whatever its value.
+    #[inline(always)]
     fn is_dropped(&self, name: &HeaderName) -> bool {
         // It is known to the client only, or the backend has one of its own.
         let is_credential = self.drops_credentials
