@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, missing_debug_implementations)]
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, ops::Range, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri};
@@ -14,6 +14,7 @@ use crate::{
     endpoint::{self, Ours, Prefixes},
     forward,
     model::splice::{self, Splice},
+    multipart,
 };
 
 /// The body of which these are the pieces with its model replaced, or `None` where it is no JSON
@@ -28,6 +29,17 @@ pub fn splice(pieces: &[&[u8]], model: &str) -> Option<Vec<u8>> {
     let new = pieces.collect::<Vec<_>>().concat();
     assert_eq!(new.len() as u64, length);
     Some(new)
+}
+
+/// The spans of the `model` parts in a body that arrives in these chunks, or `None` where it is no
+/// form of this Content-Type.
+pub fn multipart(content_type: &[u8], chunks: &[&[u8]]) -> Option<Vec<Range<usize>>> {
+    let mut scanner = multipart::Scanner::new(&multipart::boundary(content_type)?);
+    for chunk in chunks {
+        scanner.feed(chunk).ok()?;
+    }
+    let multipart::Found { models } = scanner.finish().ok()?;
+    Some(models)
 }
 
 /// Reads a configuration in an environment that isn't the process's.

@@ -86,6 +86,8 @@ pub mod fuzzing;
 mod header;
 mod json;
 pub mod model;
+#[cfg_attr(not(any(test, fuzzing)), expect(dead_code, unused_imports))]
+mod multipart;
 pub mod observe;
 pub mod proxy;
 mod rope;
