@@ -484,6 +484,7 @@ async fn with_paths_the_operators_key_opens_what_they_name() {
         (&all, "GET /v1/organization", false),
         (&all, "GET /v1/organization/users", false),
         (&all, "GET /v1//organi%7Aation%2Fusers", false),
+        (&all, "GET /v1/organization;x/users", false),
         (&all, "GET /v1/projects", false),
         (&all, "POST /v1/projects/p", false),
         (&all, "GET /v1/organizations", true),
