@@ -212,7 +212,8 @@ impl BackendConfig {
         self
     }
 
-    /// Replaces the request's `model` by this one. Default: empty, which leaves it as it is.
+    /// Replaces the request's `model` by this one, which must not contain control characters.
+    /// Default: empty, which leaves it as it is.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = model.into();
         self

@@ -551,6 +551,10 @@ fn backends_that_are_not_allowed() {
             "`primary_backends[1].model` must be a string, not a list",
         ),
         (
+            r#"{ "name": "b", "model": »"m\n" }"#,
+            "`primary_backends[1].model` must be a model's name, without control characters",
+        ),
+        (
             r#"{ "name": "b", "timeout": »0 }"#,
             "`primary_backends[1].timeout` must be a positive number of seconds",
         ),
