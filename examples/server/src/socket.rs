@@ -49,9 +49,12 @@ impl Socket {
         std::future::pending::<()>().await;
     }
 
-    /// Whether a read waits for the client, so that [`closed`](Self::closed) tells nothing sooner.
-    pub(crate) fn is_read_waiting(&self) -> bool {
-        self.0.is_read_waiting.load(Relaxed)
+    /// Calls `poll`, and tells whether a read in it waits for the client, so that
+    /// [`closed`](Self::closed) would tell nothing sooner.
+    pub(crate) fn is_read_in<R>(&self, poll: impl FnOnce() -> R) -> (R, bool) {
+        self.0.is_read_waiting.store(false, Relaxed);
+        let result = poll();
+        (result, self.0.is_read_waiting.load(Relaxed))
     }
 
     /// Whether the client opens with this, which is left unread.
