@@ -49,6 +49,12 @@ impl Socket {
         std::future::pending::<()>().await;
     }
 
+    /// To be called before the connection is polled: a read that was woken waits no more, and the
+    /// connection may not read again, as where TLS has buffered the next request.
+    pub(crate) fn forget_read(&self) {
+        self.0.is_read_waiting.store(false, Relaxed);
+    }
+
     /// Whether a read waits for the client, so that [`closed`](Self::closed) tells nothing sooner.
     pub(crate) fn is_read_waiting(&self) -> bool {
         self.0.is_read_waiting.load(Relaxed)

@@ -287,6 +287,7 @@ async fn drive(
                     return Poll::Ready(Event::Told);
                 }
             }
+            socket.forget_read();
             if let Poll::Ready(result) = connection.poll(cx) {
                 return Poll::Ready(Event::Ended(result));
             }
