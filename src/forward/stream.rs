@@ -3,7 +3,6 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 
 use socket2::SockRef;
@@ -42,8 +41,8 @@ impl Stream {
         }
     }
 
-    pub(super) fn age(&self) -> Duration {
-        self.connected_at.elapsed()
+    pub(super) fn connected_at(&self) -> Instant {
+        self.connected_at
     }
 
     /// Whether nothing has come on an idle connection, as far as the runtime knows: neither its end

@@ -278,7 +278,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let routes = &self.routes;
-        let max_bytes = if is_upload(request.headers()) {
+        // A body that fits either way needs no look at its type.
+        let length = request.body().size_hint().upper();
+        let is_small = length.is_some_and(|length| length <= routes.max_body_bytes);
+        let max_bytes = if !is_small && is_upload(request.headers()) {
             routes.max_upload_bytes
         } else {
             routes.max_body_bytes

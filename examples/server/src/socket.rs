@@ -94,8 +94,12 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let shared = &*self.0;
         loop {
+            let readiness = shared.stream.poll_read_ready(cx);
+            shared
+                .is_read_waiting
+                .store(readiness.is_pending(), Relaxed);
+            ready!(readiness)?;
             let room = buffer.remaining();
-            // Costs no system call where nothing is known to be there.
             match shared.stream.try_read_buf(buffer) {
                 Ok(length) => {
                     // With room left, everything has been read: as `TcpStream` does, this saves the
@@ -105,17 +109,11 @@ impl AsyncRead for Socket {
                         let none = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
                         let _ = shared.stream.try_io(Interest::READABLE, none);
                     }
-                    shared.is_read_waiting.store(false, Relaxed);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            let readiness = shared.stream.poll_read_ready(cx);
-            shared
-                .is_read_waiting
-                .store(readiness.is_pending(), Relaxed);
-            ready!(readiness)?;
         }
     }
 }
