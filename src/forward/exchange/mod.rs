@@ -67,6 +67,8 @@ pub(super) struct Exchange {
     is_poolable: bool,
 }
 
+// The exchange is boxed as a whole.
+#[cfg_attr(not(feature = "http2"), expect(clippy::large_enum_variant))]
 enum Protocol {
     Http1(http1::Exchange<Stream, RequestBody>),
     Http2(http2::Exchange<RequestBody>, Option<Box<Repeat>>),
