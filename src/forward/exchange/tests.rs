@@ -45,7 +45,7 @@ mod http2 {
 
     fn outgoing(body: RequestBody) -> Outgoing {
         let config = Config::builder().backend(BackendConfig::new("a", "http://a.test/v1"));
-        let backend = Backend::all(&config.build().unwrap())[0].clone();
+        let backend = Backend::all(&config.build().unwrap(), &[])[0].clone();
         let request = Request::post("/v1/chat/completions").extension(backend);
         let request = request.body(body).unwrap();
         let target = Target::of(&request).unwrap();

@@ -149,7 +149,7 @@ async fn the_response_header_timeout_is_paused_while_the_client_sends() {
     tokio::spawn(serve_without_responding(server));
     let (mut client, body) = Channel::<Bytes>::new(1);
     let service = TimeoutLayer::new()
-        .with_response_head(TIMEOUT)
+        .with_default_response_head(TIMEOUT)
         .layer(service_fn(move |request: Request<RequestBody>| {
             let mut exchange = send(connection.reserve(MAX_AGE).unwrap(), request.into_body());
             async move {
