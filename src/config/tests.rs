@@ -3,7 +3,7 @@ use std::{env, error::Error, ffi::OsString, fs, path::PathBuf, process, time::Du
 use http::StatusCode;
 use proptest::prelude::*;
 
-use super::{BackendConfig, Config, ConfigBuilder, ConfigError, Settings, parse, url::BaseUrl};
+use super::{BackendConfig, Config, ConfigBuilder, ConfigError, Settings, parse};
 use crate::endpoint::PathPattern;
 
 /// What people have as their `config.json` today.
@@ -113,7 +113,7 @@ fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
         panic!("{config:?}");
     };
     assert_eq!(&*first.name, "LLM1");
-    assert_eq!(first.url, BaseUrl::parse("https://api.openai.com/v1").ok());
+    assert_eq!(first.url, super::BaseUrl::parse("https://api.openai.com/v1").ok());
     assert_eq!(first.model, None);
     assert_eq!(first.timeout, None);
     assert_eq!(first.credential, None);

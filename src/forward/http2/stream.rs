@@ -12,11 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::connection::Slot;
 use crate::{
-    forward::message::{ExchangeError, Framing, Head},
+    forward::message::{ExchangeError, Framing, Head, PollFrame},
     header::is_hop_by_hop,
 };
-
-type PollFrame<E> = Poll<Option<Result<Frame<Bytes>, ExchangeError<E>>>>;
 
 /// One exchange.
 pub(crate) struct Exchange<B> {
