@@ -79,16 +79,22 @@ impl<'a> ConnectionOptions<'a> {
     }
 
     /// Whether a field name is one of the options.
+    #[inline(always)]
     pub(crate) fn contains(&self, name: &str) -> bool {
+        // Most messages name none.
+        (!self.names.is_empty() && self.names_contain(name)) || (self.close && name == "close")
+    }
+
+    #[cold]
+    fn names_contain(&self, name: &str) -> bool {
         let name = name.as_bytes();
-        let is_named = if self.names.len() > MAX_UNSORTED {
+        if self.names.len() > MAX_UNSORTED {
             let found = |option: &&[u8]| compare_ignore_case(option, name);
             self.names.binary_search_by(found).is_ok()
         } else {
             let mut names = self.names.iter();
             names.any(|option| option.eq_ignore_ascii_case(name))
-        };
-        is_named || (self.close && name == b"close")
+        }
     }
 }
 

@@ -54,10 +54,6 @@ fn request_line(line: &[u8]) -> Option<(Request<()>, Option<u64>)> {
     let mut words = line.split(|&byte| byte == b' ');
     let method = Method::from_bytes(words.next()?).ok()?;
     let uri = Uri::try_from(words.next()?).ok()?;
-    // The fork refuses `OPTIONS *` and CONNECT.
-    if !uri.path().starts_with('/') {
-        return None;
-    }
     let version = match words.next()? {
         b"2" => Version::HTTP_2,
         _ => Version::HTTP_11,
@@ -70,7 +66,9 @@ fn request_line(line: &[u8]) -> Option<(Request<()>, Option<u64>)> {
 }
 
 fn check(request: &Request<()>, length: Option<u64>, backend: &Backend, is_own: bool) {
-    let head = fuzzing::head(request.clone(), length, backend);
+    let Some(head) = fuzzing::head(request.clone(), length, backend) else {
+        return;
+    };
     check_lines(&head);
     let mut fields = vec![httparse::EMPTY_HEADER; request.headers().len() + 8];
     let mut parsed = httparse::Request::new(&mut fields);
@@ -114,16 +112,42 @@ fn check_lines(head: &[u8]) {
 }
 
 fn target(uri: &Uri, is_own: bool) -> String {
+    let path = uri.path();
     let (base, own_query) = if is_own {
         ("/base", Some("api-version=1"))
     } else {
         ("", None)
     };
-    let path = fuzzing::forwarded(uri).unwrap_or("/"); // The target `paths` checks these.
-    let queries = [own_query, uri.query().filter(|query| !query.is_empty())];
-    let queries: Vec<_> = queries.into_iter().flatten().collect();
-    let mark = if queries.is_empty() { "" } else { "?" };
-    format!("{base}{path}{mark}{}", queries.join("&"))
+    let below = path
+        .strip_prefix("/v1")
+        .filter(|rest| rest.starts_with('/'));
+    let below = below.unwrap_or(path);
+    let query = uri.query().filter(|query| !query.is_empty());
+    let is_forwarded = |parameter: &&str| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        !is_own || decoded(name) != b"api-version"
+    };
+    let mut parameters: Vec<&str> = own_query.into_iter().collect();
+    let others = query.into_iter().flat_map(|query| query.split('&'));
+    parameters.extend(others.filter(is_forwarded));
+    let mark = if parameters.is_empty() { "" } else { "?" };
+    format!("{base}{below}{mark}{}", parameters.join("&"))
+}
+
+fn decoded(mut text: &str) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    while let Some(percent) = text.find('%') {
+        decoded.extend_from_slice(text[..percent].as_bytes());
+        text = &text[percent..];
+        let digits = text
+            .get(1..3)
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(byte.unwrap_or(b'%'));
+        text = &text[if byte.is_some() { 3 } else { 1 }..];
+    }
+    decoded.extend_from_slice(text.as_bytes());
+    decoded
 }
 
 /// Takes out the one field that says how the body is framed, which must be the right one.
@@ -179,7 +203,13 @@ fn expected(request: &Request<()>, length: Option<u64>, is_own: bool) -> Vec<Fie
             | "host"
             | "x-proxy-backend"
             | "content-length" => {}
-            "authorization" | "api-key" if is_own => {}
+            "authorization"
+            | "api-key"
+            | "x-api-key"
+            | "cookie"
+            | "openai-organization"
+            | "openai-project"
+                if is_own => {}
             "trailer" if length.is_some() => {}
             _ if nominated.iter().any(|nominated| nominated == name) => {}
             "cookie" if request.version() == Version::HTTP_2 => {

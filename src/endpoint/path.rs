@@ -7,7 +7,7 @@ use crate::percent::next_decoded;
 /// Whether a segment is `.` or `..`, in any spelling: dots and slashes may be percent-encoded,
 /// a backslash counts as a slash, and `;` ends a segment, as some servers have it.
 pub(super) fn has_dot_segment(path: &str) -> bool {
-    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
+    if memchr::memchr2(b'.', b'%', path.as_bytes()).is_none() {
         return false;
     }
     let mut rest = path.as_bytes();

@@ -72,6 +72,7 @@ impl Recycled {
 }
 
 impl ResponseFuture {
+    #[inline(always)]
     pub(super) fn new(outgoing: Outgoing) -> Self {
         Self {
             state: State::start(outgoing),
@@ -87,6 +88,7 @@ impl ResponseFuture {
 
 impl State {
     /// Sends a request on a pooled connection, or else makes one.
+    #[inline(always)]
     fn start(mut outgoing: Outgoing) -> Self {
         while let Some(open) = outgoing.pool.take(outgoing.target.backend.origin()) {
             match Exchange::start(outgoing, open) {

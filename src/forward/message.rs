@@ -1,6 +1,10 @@
 //! What requests and responses have in common in both versions of HTTP.
 
+use std::{error::Error as StdError, task::Poll};
+
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 use hyper::ext::ReasonPhrase;
 
 /// Largest response head, in bytes.
@@ -19,6 +23,33 @@ impl Head {
     /// Whether a body follows (RFC 9110, section 6.4.1).
     pub(super) fn has_body(status: StatusCode, is_head_request: bool) -> bool {
         !is_head_request && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+}
+
+/// What polling for a frame of a response gives.
+pub(crate) type PollFrame<E> = Poll<Option<Result<Frame<Bytes>, ExchangeError<E>>>>;
+
+/// Why an exchange failed.
+#[derive(Debug)]
+pub(crate) enum ExchangeError<E> {
+    /// The request's body failed.
+    RequestBody(E),
+    /// The request's body isn't as long as its `Content-Length`.
+    WrongLength,
+    /// The response isn't valid HTTP.
+    Malformed(Source),
+    /// The connection or the stream ended before the response.
+    Closed(Source),
+    /// The same, and the backend says that it didn't process the request (RFC 9113, section 8.7).
+    #[cfg_attr(not(feature = "http2"), expect(dead_code))]
+    Unprocessed(Source),
+}
+
+pub(crate) type Source = Box<dyn StdError + Send + Sync>;
+
+impl<E> From<WrongLength> for ExchangeError<E> {
+    fn from(_: WrongLength) -> Self {
+        Self::WrongLength
     }
 }
 

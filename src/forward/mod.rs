@@ -74,7 +74,6 @@ mod connect;
 mod exchange;
 mod future;
 mod http1;
-#[cfg(feature = "http2")]
 mod http2;
 mod message;
 mod pool;
@@ -103,7 +102,7 @@ pub use self::{
 };
 use self::{exchange::Outgoing, pool::Pool, request::Target};
 #[cfg(fuzzing)]
-pub(crate) use self::{http1::fuzz, request::fuzz_head};
+pub(crate) use self::{exchange::fuzz_head, http1::fuzz};
 use crate::{
     backend::Backend,
     body::RequestBody,

@@ -3,7 +3,6 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 
 use socket2::SockRef;
@@ -42,13 +41,13 @@ impl Stream {
         }
     }
 
-    pub(super) fn age(&self) -> Duration {
-        self.connected_at.elapsed()
+    pub(super) fn connected_at(&self) -> Instant {
+        self.connected_at
     }
 
     /// Whether nothing has come on an idle connection, as far as the runtime knows: neither its end
     /// nor data, with which it can't be used.
-    pub(super) fn is_silent(&mut self) -> bool {
+    pub(super) fn is_idle(&mut self) -> bool {
         let mut byte = [0];
         if let Transport::Tcp(tcp) = &self.transport {
             let read = tcp.try_read(&mut byte);
@@ -61,7 +60,7 @@ impl Stream {
     }
 
     /// The same, as far as the socket knows.
-    pub(super) fn is_socket_silent(&self) -> bool {
+    pub(super) fn is_socket_idle(&self) -> bool {
         let tcp = match &self.transport {
             Transport::Tcp(tcp) => tcp,
             Transport::Tls(tls) => tls::tcp(tls),

@@ -26,12 +26,14 @@ use crate::{
     endpoint::PathMatch,
     error::{BoxError, Error, Kind},
     forward::Forward,
+    models,
     service::accessors,
     timeout::{DeadlineBody, TimeoutBody},
 };
 
 /// The future of a request that is rejected above the stack.
-type Rejected<P> = Ready<Result<Response<DeadlineBody<TimeoutBody<P>>>, Error>>;
+type Rejected<P> =
+    Ready<Result<Response<DeadlineBody<models::ResponseBody<TimeoutBody<P>>>>, Error>>;
 
 /// Proxies the endpoints of the OpenAI API and leaves every other request to the service it wraps.
 ///
@@ -144,7 +146,9 @@ where
             PathMatch::Unsafe => Some(Error::new(Kind::DotSegments)),
             PathMatch::Endpoint(_) if self.shared.is_draining() => Some(Error::draining()),
             PathMatch::Endpoint(matched) => {
-                request.extensions_mut().insert(matched);
+                if !matched.is_usual(request.uri()) {
+                    request.extensions_mut().insert(matched);
+                }
                 None
             }
         };

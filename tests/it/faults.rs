@@ -744,8 +744,12 @@ fn mix<T>(items: &mut [T]) {
     }
 }
 
-/// What a wave may add to the memory that the one before it has needed, in KiB. A leak of 10 KiB in
-/// each exchange would be more.
+/// A leak adds to the memory in every wave, the allocator only in some: one that adds no more than
+/// the leeway ends the test.
+const MAX_WAVES: usize = if cfg!(target_os = "linux") { 5 } else { 2 };
+
+/// What a wave may add to the memory that the first one has needed, in KiB. A leak of 10 KiB in each
+/// exchange would be more.
 #[cfg(target_os = "linux")]
 const MEMORY_LEEWAY: usize = 4 * 1024;
 
@@ -758,8 +762,8 @@ async fn faults_of_all_kinds_harm_nobody_else_and_leave_nothing_behind() {
     let before = usage_at_rest(&bench.server).await;
     bench.healthy().await;
     #[cfg(target_os = "linux")]
-    let mut memory = usize::MAX - MEMORY_LEEWAY;
-    for wave in 1..=2 {
+    let mut first = None;
+    for wave in 1..=MAX_WAVES {
         bench.faults().await;
         bench.settle().await;
         #[cfg(target_os = "linux")]
@@ -768,11 +772,14 @@ async fn faults_of_all_kinds_harm_nobody_else_and_leave_nothing_behind() {
             until_descriptors(&bench.server, before.descriptors, &what).await;
             let after = Usage::of(&bench.server);
             assert!(after.threads <= before.threads, "{what}: {after:?}");
-            assert!(
-                after.memory <= memory + MEMORY_LEEWAY,
-                "{what}: {after:?}, {memory} KiB before"
-            );
-            memory = after.memory;
+            let Some(first) = first else {
+                first = Some(after.memory);
+                continue;
+            };
+            if after.memory <= first + MEMORY_LEEWAY {
+                return;
+            }
+            assert!(wave < MAX_WAVES, "{what}: {after:?}, {first} KiB at first");
         }
     }
 }

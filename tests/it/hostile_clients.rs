@@ -337,7 +337,7 @@ async fn hundreds_of_pipelined_requests_are_answered_in_order_whatever_the_answe
                         400,
                         None,
                     ),
-                    9 => (post(&text).replace("/v1/chat", "/v2/chat"), 404, None),
+                    9 => (post(&text).replace("chat/completions", ""), 404, None),
                     8 => {
                         let text = text.repeat(4_000);
                         (post(&text), 200, Some(text))
@@ -817,10 +817,7 @@ async fn no_request_chooses_its_destination() {
         for request in ledger.take().await.whole {
             let start = request.start_line();
             let path = start.split(' ').nth(1).unwrap_or_default();
-            assert!(
-                path.starts_with("/v1/chat/completions"),
-                "{target}: {start}"
-            );
+            assert!(path.starts_with("/v1/"), "{target}: {start}");
             let path = path.split('?').next().unwrap_or_default();
             assert!(!path.contains(".."), "{target}: {start}");
             let host = request.field("host");

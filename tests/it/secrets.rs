@@ -401,12 +401,25 @@ async fn errors_of_the_client_tell_no_key() {
     ask_both(&clients, &anonymous, 401).await;
     // People mistake fields.
     ask_both(&clients, &ask(CLIENT), 404).await;
-    for path in [
-        "/v1/sk-proj-Vq3xW8kTz1LmN5pRb7Yc/models",
-        "/v1/chat/completions/../sk-proj-Vq3xW8kTz1LmN5pRb7Yc",
+    for (backend, path, status) in [
+        ("", "/v1/?key=sk-proj-Vq3xW8kTz1LmN5pRb7Yc", 404),
+        // What its backend doesn't serve.
+        ("passes", "/v1/sk-proj-Vq3xW8kTz1LmN5pRb7Yc/models", 404),
+        (
+            "",
+            "/v1/chat/completions/../sk-proj-Vq3xW8kTz1LmN5pRb7Yc",
+            400,
+        ),
     ] {
-        let status = if path.contains("..") { 400 } else { 404 };
-        ask_both(&clients, &Ask { path, ..ask("") }, status).await;
+        ask_both(
+            &clients,
+            &Ask {
+                path,
+                ..ask(backend)
+            },
+            status,
+        )
+        .await;
     }
     let long = format!(r#"{{"model":"m","user":"{}"}}"#, IN_BODY.repeat(10));
     for backend in ["passes", "overrides"] {

@@ -730,7 +730,7 @@ async fn a_preface_of_http2_that_arrives_in_pieces_is_understood() {
 #[tokio::test]
 async fn a_request_of_http1_that_arrives_in_pieces_is_understood() {
     let server = Server::demo(&[]);
-    for request in [HEALTH, "PROPFIND /nothing HTTP/1.1\r\nHost: a\r\n\r\n"] {
+    for request in [HEALTH, "PROPFIND / HTTP/1.1\r\nHost: a\r\n\r\n"] {
         let mut client = Wire::connect(server.address).await;
         let (begin, rest) = request.split_at(2);
         client.send(&begin[..1]).await;

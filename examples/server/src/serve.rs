@@ -61,7 +61,12 @@ pub(crate) async fn accept(
         loop {
             tokio::select! {
                 stream = listener.next() => {
-                    let limits = Limits::new(options.keep_alive, notices.clone());
+                    // Told here: a connection that is told later may be closed without a response.
+                    let limits = if notices.borrow().is_draining {
+                        Limits::while_draining()
+                    } else {
+                        Limits::new(options.keep_alive, notices.clone())
+                    };
                     connection::serve(stream, tls, service.clone(), limits);
                 }
                 _ = &mut draining => break,

@@ -2,7 +2,10 @@ use std::{
     io::{self, IoSlice},
     net::Shutdown,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,12 +20,21 @@ use tokio::{
 ///
 /// Only for runtimes with one thread: see `poll_read`.
 #[derive(Clone)]
-pub(crate) struct Socket(Arc<TcpStream>);
+pub(crate) struct Socket(Arc<Shared>);
+
+struct Shared {
+    stream: TcpStream,
+    /// A read is waiting for the client, so its task is woken when the client leaves.
+    is_read_waiting: AtomicBool,
+}
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self(Arc::new(stream)))
+        Ok(Self(Arc::new(Shared {
+            stream,
+            is_read_waiting: AtomicBool::new(false),
+        })))
     }
 
     /// Waits until the client has shut down its sending side or reset the connection, however much
@@ -32,9 +44,17 @@ impl Socket {
     pub(crate) async fn closed(&self) {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         // Of the socket's readiness it has nothing but whether reading is closed.
-        let _ = self.0.ready(Interest::PRIORITY).await;
+        let _ = self.0.stream.ready(Interest::PRIORITY).await;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         std::future::pending::<()>().await;
+    }
+
+    /// Calls `poll`, and tells whether a read in it waits for the client, so that
+    /// [`closed`](Self::closed) would tell nothing sooner.
+    pub(crate) fn is_read_in<R>(&self, poll: impl FnOnce() -> R) -> (R, bool) {
+        self.0.is_read_waiting.store(false, Relaxed);
+        let result = poll();
+        (result, self.0.is_read_waiting.load(Relaxed))
     }
 
     /// Whether the client opens with this, which is left unread.
@@ -42,9 +62,14 @@ impl Socket {
         let mut begin = vec![0; opening.len()];
         let mut pause = Duration::from_millis(1);
         loop {
-            let length = self.0.peek(&mut begin).await?;
+            let length = self.0.stream.peek(&mut begin).await?;
             // No more comes where the client has shut down its sending side.
-            let is_over = self.0.ready(Interest::READABLE).await?.is_read_closed();
+            let is_over = self
+                .0
+                .stream
+                .ready(Interest::READABLE)
+                .await?
+                .is_read_closed();
             let is_undecided = length > 0 && length < opening.len() && !is_over;
             if !is_undecided || !opening.starts_with(&begin[..length]) {
                 return Ok(begin[..length] == *opening);
@@ -57,7 +82,7 @@ impl Socket {
 
     /// Makes the end of the connection a reset.
     pub(crate) fn reset_at_end(&self) {
-        let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.0.stream).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -67,17 +92,22 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let shared = &*self.0;
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
+            let readiness = shared.stream.poll_read_ready(cx);
+            shared
+                .is_read_waiting
+                .store(readiness.is_pending(), Relaxed);
+            ready!(readiness)?;
             let room = buffer.remaining();
-            match self.0.try_read_buf(buffer) {
+            match shared.stream.try_read_buf(buffer) {
                 Ok(length) => {
                     // With room left, everything has been read: as `TcpStream` does, this saves the
                     // call that would only tell so. No event can have come in between, as the
                     // thread that takes them in is this one.
                     if cfg!(target_os = "linux") && (1..room).contains(&length) {
                         let none = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
-                        let _ = self.0.try_io(Interest::READABLE, none);
+                        let _ = shared.stream.try_io(Interest::READABLE, none);
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -95,8 +125,8 @@ impl Socket {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match write(&self.0.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -130,6 +160,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(&self.0.stream).shutdown(Shutdown::Write))
     }
 }

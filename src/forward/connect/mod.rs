@@ -15,9 +15,8 @@ use pin_project_lite::pin_project;
 use tokio::time::{Timeout, timeout};
 use tower::Service;
 
-#[cfg(feature = "http2")]
-use super::http2;
 use super::{
+    http2,
     stream::Stream,
     tcp::{self, DnsError, Resolver, Tcp},
     tls,
@@ -68,7 +67,7 @@ impl Connector {
             let tls =
                 tls.map_err(|error| Error::new(Kind::TlsProtocol).with_source(error.to_string()))?;
             let connecting = tls::connect(tls, tcp, uri);
-            let future = Box::pin(async move { Connected::by_alpn(connecting.await?).await });
+            let future = Box::pin(async move { Connected::over(connecting.await?).await });
             Attempt::Tls { future }
         } else {
             // It is ready from the start, as its resolver always is.
@@ -85,21 +84,15 @@ impl Connector {
 /// A new connection, by the version of HTTP that it speaks.
 pub(crate) enum Connected {
     Http1(Stream),
-    #[cfg(feature = "http2")]
     Http2(http2::Connection),
 }
 
 impl Connected {
-    #[cfg(feature = "http2")]
-    async fn by_alpn(tls: tls::TlsStream) -> Result<Self, BoxError> {
+    /// By the version that the backend has chosen.
+    async fn over(tls: tls::TlsStream) -> Result<Self, BoxError> {
         if tls::has_chosen_http2(&tls) {
             return Ok(Self::Http2(http2::connect(tls).await?));
         }
-        Ok(Self::Http1(Stream::tls(tls)))
-    }
-
-    #[cfg(not(feature = "http2"))]
-    async fn by_alpn(tls: tls::TlsStream) -> Result<Self, BoxError> {
         Ok(Self::Http1(Stream::tls(tls)))
     }
 }

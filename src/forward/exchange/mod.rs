@@ -13,22 +13,20 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 
-#[cfg(feature = "http2")]
-use super::http2;
 use super::{
     http1::{self, HeadEncoder},
-    message::Head,
+    http2,
+    message::{ExchangeError, Head},
     pool::{Open, Pool},
     request::{Field, Outbound, Target},
     stream::Stream,
 };
 use crate::{
     body::RequestBody,
-    error::{Error, Kind},
+    error::{BoxError, Error, Kind},
 };
 
 /// How often a request is sent again that a backend says it didn't process.
-#[cfg(feature = "http2")]
 const MAX_REPEATS: u8 = 2;
 
 /// A request that is to be sent.
@@ -41,6 +39,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    #[inline]
     pub(super) fn new(request: Request<RequestBody>, target: Target, pool: Arc<Pool>) -> Self {
         let (parts, body) = request.into_parts();
         Self {
@@ -56,9 +55,7 @@ impl Outgoing {
 /// Why nothing of a request was sent.
 pub(super) enum Unsent {
     /// The connection takes no more requests.
-    #[cfg_attr(not(feature = "http2"), expect(dead_code))]
     Closed(Box<Outgoing>),
-    #[cfg_attr(not(feature = "http2"), expect(dead_code))]
     Failed(Error),
 }
 
@@ -70,14 +67,14 @@ pub(super) struct Exchange {
     is_poolable: bool,
 }
 
+// The exchange is boxed as a whole.
+#[cfg_attr(not(feature = "http2"), expect(clippy::large_enum_variant))]
 enum Protocol {
     Http1(http1::Exchange<Stream, RequestBody>),
-    #[cfg(feature = "http2")]
     Http2(http2::Exchange<RequestBody>, Option<Box<Repeat>>),
 }
 
 /// What it takes to send a request again.
-#[cfg(feature = "http2")]
 struct Repeat {
     parts: Parts,
     /// Where it is in memory.
@@ -87,17 +84,20 @@ struct Repeat {
 
 impl Exchange {
     /// Starts to send a request, and gives what is left of it.
+    ///
+    /// Inlined, so that the request isn't moved from call to call.
+    #[inline(always)]
     pub(super) fn start(
         outgoing: Outgoing,
         open: Open,
     ) -> Result<(Box<Self>, Option<Parts>), Unsent> {
         match open {
             Open::Http1(stream) => Ok(Self::start_http1(outgoing, stream)),
-            #[cfg(feature = "http2")]
             Open::Http2(permit) => Ok((Self::start_http2(outgoing, permit)?, None)),
         }
     }
 
+    #[inline(always)]
     fn start_http1(outgoing: Outgoing, stream: Stream) -> (Box<Self>, Option<Parts>) {
         let Outgoing {
             parts,
@@ -121,7 +121,6 @@ impl Exchange {
         (exchange, Some(parts))
     }
 
-    #[cfg(feature = "http2")]
     fn start_http2(outgoing: Outgoing, permit: http2::StreamPermit) -> Result<Box<Self>, Unsent> {
         let Outgoing {
             parts,
@@ -130,7 +129,7 @@ impl Exchange {
             pool,
             repeats,
         } = outgoing;
-        let internal = |source: crate::error::BoxError| {
+        let internal = |source: BoxError| {
             let error = Error::new(Kind::Internal).with_source(source);
             Unsent::Failed(error.with_backend(&target.backend))
         };
@@ -161,7 +160,7 @@ impl Exchange {
                 pool,
                 repeats,
             }))),
-            Err(http2::Unsent::Invalid(error)) => Err(internal(error.into())),
+            Err(http2::Unsent::Invalid(error)) => Err(internal(error)),
         }
     }
 
@@ -175,23 +174,18 @@ impl Exchange {
         recycled: &mut HeaderMap,
     ) -> Poll<Result<Head, Error>> {
         let head = match &mut self.protocol {
-            Protocol::Http1(exchange) => {
-                let head = ready!(exchange.poll_head(cx, recycled));
-                head.map_err(|error| BEFORE_HEAD.http1_error(error))
-            }
-            #[cfg(feature = "http2")]
+            Protocol::Http1(exchange) => ready!(exchange.poll_head(cx, recycled)),
             Protocol::Http2(exchange, repeat) => {
                 let head = ready!(exchange.poll_head(cx));
-                if !matches!(&head, Err(error) if error.is_unprocessed()) {
+                if !matches!(head, Err(ExchangeError::Unprocessed(_))) {
                     *repeat = None;
                 }
-                head.map_err(|error| BEFORE_HEAD.http2_error(error))
+                head
             }
         };
-        let head = head.map_err(|error| error.with_backend(&self.target.backend))?;
+        let head = head.map_err(|error| before_head(error).with_backend(&self.target.backend))?;
         if authenticates_connection(&head) {
             self.is_poolable = false;
-            #[cfg(feature = "http2")]
             if let Protocol::Http2(exchange, _) = &self.protocol {
                 exchange.close_connection();
             }
@@ -204,7 +198,6 @@ impl Exchange {
     pub(super) fn into_unprocessed(self) -> Option<Outgoing> {
         match self.protocol {
             Protocol::Http1(_) => None,
-            #[cfg(feature = "http2")]
             Protocol::Http2(exchange, repeat) => {
                 let repeat = *repeat?;
                 Some(Outgoing {
@@ -225,30 +218,19 @@ impl Exchange {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = match &mut self.protocol {
             Protocol::Http1(exchange) => match ready!(exchange.poll_data(cx)) {
-                Some(data) => data
-                    .map(Frame::data)
-                    .map_err(|error| IN_BODY.http1_error(error)),
-                None => {
-                    let trailers = exchange.take_trailers();
-                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-                }
+                Some(data) => Some(data.map(Frame::data)),
+                None => exchange.take_trailers().map(Frame::trailers).map(Ok),
             },
-            #[cfg(feature = "http2")]
-            Protocol::Http2(exchange, _) => match ready!(exchange.poll_frame(cx)) {
-                Some(frame) => frame.map_err(|error| IN_BODY.http2_error(error)),
-                None => return Poll::Ready(None),
-            },
+            Protocol::Http2(exchange, _) => ready!(exchange.poll_frame(cx)),
         };
-        Poll::Ready(Some(
-            frame.map_err(|error| error.with_backend(&self.target.backend)),
-        ))
+        let explain = |error| in_body(error).with_backend(&self.target.backend);
+        Poll::Ready(frame.map(|frame| frame.map_err(explain)))
     }
 
     /// Whether all of the response has been returned.
     pub(super) fn is_end(&self) -> bool {
         match &self.protocol {
             Protocol::Http1(exchange) => exchange.is_end() && !exchange.has_trailers(),
-            #[cfg(feature = "http2")]
             Protocol::Http2(exchange, _) => exchange.is_end(),
         }
     }
@@ -256,7 +238,6 @@ impl Exchange {
     pub(super) fn size_hint(&self) -> SizeHint {
         match &self.protocol {
             Protocol::Http1(exchange) => exchange.size_hint(),
-            #[cfg(feature = "http2")]
             Protocol::Http2(exchange, _) => exchange.size_hint(),
         }
     }
@@ -286,9 +267,16 @@ pub(super) fn encode_head(outbound: &Outbound<'_>) -> Vec<u8> {
     head.finish()
 }
 
+/// The head of a request as it goes to the backend in its extensions.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_head(request: Request<()>, size: &SizeHint) -> Result<Vec<u8>, Error> {
+    let target = Target::of(&request)?;
+    let (parts, ()) = request.into_parts();
+    Ok(encode_head(&Outbound::new(&parts, &target, size)))
+}
+
 static HOST: header::HeaderName = header::HOST;
 
-#[cfg(feature = "http2")]
 fn http2_head(outbound: &Outbound<'_>) -> Result<Request<()>, http::Error> {
     let mut request = Request::new(());
     *request.method_mut() = outbound.method().clone();
@@ -311,60 +299,25 @@ fn authenticates_connection(head: &Head) -> bool {
         })
 }
 
-/// What the errors of a codec mean in a phase of the exchange.
-struct Phase {
-    closed: Kind,
-    malformed: Kind,
+/// What an error means before the head of the response.
+fn before_head(error: ExchangeError<Error>) -> Error {
+    explain(error, Kind::ClosedBeforeHead, Kind::NotHttp)
 }
 
-const BEFORE_HEAD: Phase = Phase {
-    closed: Kind::ClosedBeforeHead,
-    malformed: Kind::NotHttp,
-};
-
-const IN_BODY: Phase = Phase {
-    closed: Kind::Truncated,
-    malformed: Kind::Truncated,
-};
-
-impl Phase {
-    fn http1_error(&self, error: http1::Error<Error>) -> Error {
-        match error {
-            http1::Error::RequestBody(error) => error,
-            http1::Error::WrongLength => wrong_length(),
-            http1::Error::Closed => Error::new(self.closed),
-            http1::Error::Io(error) => Error::new(self.closed).with_source(error),
-            http1::Error::Malformed(malformed) => {
-                Error::new(self.malformed).with_source(malformed.0)
-            }
-        }
-    }
-
-    #[cfg(feature = "http2")]
-    fn http2_error(&self, error: http2::Error<Error>) -> Error {
-        match error {
-            http2::Error::RequestBody(error) => error,
-            http2::Error::WrongLength => wrong_length(),
-            http2::Error::Malformed(reason) => Error::new(self.malformed).with_source(reason),
-            http2::Error::Http2(error) => {
-                // The library's own errors are violations of the protocol by the backend.
-                let kind = if error.is_library() {
-                    self.malformed
-                } else {
-                    self.closed
-                };
-                match error.reason() {
-                    // Its debug data is free text of the backend, which might contain a key.
-                    Some(reason) if error.is_go_away() => {
-                        Error::new(kind).with_source(format!("connection error: {reason}"))
-                    }
-                    _ => Error::new(kind).with_source(error),
-                }
-            }
-        }
-    }
+/// What an error means within the body of the response.
+fn in_body(error: ExchangeError<Error>) -> Error {
+    explain(error, Kind::Truncated, Kind::Truncated)
 }
 
-fn wrong_length() -> Error {
-    Error::new(Kind::BodyTruncated).with_source("the body is not as long as its Content-Length")
+fn explain(error: ExchangeError<Error>, closed: Kind, malformed: Kind) -> Error {
+    let (kind, source) = match error {
+        ExchangeError::RequestBody(error) => return error,
+        ExchangeError::WrongLength => {
+            let source = "the body is not as long as its Content-Length";
+            (Kind::BodyTruncated, source.into())
+        }
+        ExchangeError::Malformed(source) => (malformed, source),
+        ExchangeError::Closed(source) | ExchangeError::Unprocessed(source) => (closed, source),
+    };
+    Error::new(kind).with_source(source)
 }

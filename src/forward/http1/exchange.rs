@@ -11,18 +11,20 @@ use http_body::{Body, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    Error, Malformed,
+    Malformed,
     decode::Decoder,
     head::{self, HeadSearch, Parsed},
     upload::{Upload, UploadError},
 };
-use crate::forward::message::{Framing, Head};
+use crate::forward::message::{ExchangeError, Framing, Head, Source};
 
 /// The most that one read returns.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// The most interim responses (1xx) before the final one; more are taken for an attack.
+/// The most interim responses (1xx) before the final one, and the most empty lines before heads;
+/// more are taken for an attack.
 const MAX_INTERIM: u8 = 32;
+const MAX_EMPTY_LINES: u8 = 32;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER]);
@@ -37,6 +39,7 @@ pub(crate) struct Exchange<T, B> {
     input: Bytes,
     is_head_request: bool,
     interim: u8,
+    empty_lines: u8,
     search: HeadSearch,
     /// The body of the response, once its head has come.
     body: Decoder,
@@ -63,6 +66,7 @@ where
             input: Bytes::new(),
             is_head_request,
             interim: 0,
+            empty_lines: 0,
             search: HeadSearch::default(),
             body: Decoder::UntilClose,
             keep_alive: true,
@@ -77,13 +81,13 @@ where
         &mut self,
         cx: &mut Context<'_>,
         recycled: &mut HeaderMap,
-    ) -> Poll<Result<Head, Error<B::Error>>> {
+    ) -> Poll<Result<Head, ExchangeError<B::Error>>> {
         self.poll_upload(cx)?;
         loop {
             let input = &mut self.input;
             let length = ready!(poll_read(&mut self.io, cx, |read| append(input, read)));
-            if length.map_err(Error::Io)? == 0 {
-                return Poll::Ready(Err(Error::Closed));
+            if length.map_err(closed)? == 0 {
+                Err(closed("closed before the head of the response"))?;
             }
             if let Some(head) = self.parse_head(recycled)? {
                 return Poll::Ready(Ok(head));
@@ -93,7 +97,7 @@ where
 
     fn parse_head(&mut self, recycled: &mut HeaderMap) -> Result<Option<Head>, Malformed> {
         loop {
-            self.skip_empty_lines();
+            self.skip_empty_lines()?;
             if !self.search.is_due(&self.input) {
                 return Ok(None);
             }
@@ -123,31 +127,36 @@ where
     }
 
     /// Empty lines before a head are tolerated, but don't count as its end.
-    fn skip_empty_lines(&mut self) {
+    fn skip_empty_lines(&mut self) -> Result<(), Malformed> {
         while let [b'\n', ..] | [b'\r', b'\n', ..] = *self.input {
+            if self.empty_lines == MAX_EMPTY_LINES {
+                return Err(Malformed("too many empty lines"));
+            }
+            self.empty_lines += 1;
             let length = if self.input[0] == b'\n' { 1 } else { 2 };
             self.input.advance(length);
         }
+        Ok(())
     }
 
     /// The next chunk of the response's body, as soon as it is there; `None` at its end.
     pub(crate) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Error<B::Error>>>> {
+    ) -> Poll<Option<Result<Bytes, ExchangeError<B::Error>>>> {
         self.poll_upload(cx)?;
         while !self.body.is_end() {
             let data = if self.input.is_empty() {
                 let body = &mut self.body;
                 match ready!(poll_read(&mut self.io, cx, |read| decode(body, read))) {
                     Ok(Decoded::Closed) if self.body.close() => break,
-                    Ok(Decoded::Closed) => return Poll::Ready(Some(Err(Error::Closed))),
+                    Ok(Decoded::Closed) => Err(closed("closed before the end of the body"))?,
                     Ok(Decoded::Data(data, rest)) => {
                         self.input = rest;
                         data
                     }
                     Ok(Decoded::Malformed(malformed)) => Err(malformed)?,
-                    Err(error) => return Poll::Ready(Some(Err(Error::Io(error)))),
+                    Err(error) => Err(closed(error))?,
                 }
             } else {
                 let (taken, data) = self.body.advance(&self.input)?;
@@ -164,7 +173,7 @@ where
 
     /// Sends more of the request. Fails where its body does: that the backend doesn't read any more
     /// only stops the upload, for it may have responded.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Error<B::Error>> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError<B::Error>> {
         let Some(upload) = &mut self.upload else {
             return Ok(());
         };
@@ -172,8 +181,10 @@ where
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(UploadError::Write)) => self.keep_alive = false,
-            Poll::Ready(Err(UploadError::Body(error))) => return Err(Error::RequestBody(error)),
-            Poll::Ready(Err(UploadError::WrongLength)) => return Err(Error::WrongLength),
+            Poll::Ready(Err(UploadError::Body(error))) => {
+                return Err(ExchangeError::RequestBody(error));
+            }
+            Poll::Ready(Err(UploadError::WrongLength)) => return Err(ExchangeError::WrongLength),
         }
         self.upload = None;
         Ok(())
@@ -201,6 +212,10 @@ where
         let is_clean = self.upload.is_none() && self.input.is_empty() && self.body.is_end();
         (self.keep_alive && is_clean).then_some(self.io)
     }
+}
+
+fn closed<E>(source: impl Into<Source>) -> ExchangeError<E> {
+    ExchangeError::Closed(source.into())
 }
 
 /// Adds what was read, and gives its length.

@@ -18,11 +18,10 @@ mod exchange;
 mod head;
 mod upload;
 
-use std::io;
-
 #[cfg(fuzzing)]
 pub(crate) use self::differential::fuzz;
 pub(super) use self::{encode::HeadEncoder, exchange::Exchange};
+use super::message::ExchangeError;
 
 /// Most fields of a response head or a trailer section.
 const MAX_FIELDS: usize = 256;
@@ -31,21 +30,8 @@ const MAX_FIELDS: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed(pub(super) &'static str);
 
-/// Why an exchange failed.
-#[derive(Debug)]
-pub(super) enum Error<E> {
-    /// The request's body failed.
-    RequestBody(E),
-    /// The request's body isn't as long as its `Content-Length`.
-    WrongLength,
-    /// The backend closed the connection before the end of its response.
-    Closed,
-    Io(io::Error),
-    Malformed(Malformed),
-}
-
-impl<E> From<Malformed> for Error<E> {
+impl<E> From<Malformed> for ExchangeError<E> {
     fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed)
+        Self::Malformed(malformed.0.into())
     }
 }

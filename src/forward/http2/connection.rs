@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::stream::{Exchange, Upload};
+use super::{
+    Unsent,
+    stream::{Exchange, Upload},
+};
 use crate::forward::message::{Framing, MAX_HEAD};
 
 /// How often the backend is asked whether it is still there.
@@ -167,14 +170,6 @@ pub(crate) struct StreamPermit {
     slot: Slot,
 }
 
-/// Why nothing of a request was sent.
-pub(crate) enum Unsent<B> {
-    /// The connection takes no more requests. Gives back the request's body.
-    Closed(B),
-    /// The request can't be sent in HTTP/2.
-    Invalid(h2::Error),
-}
-
 impl StreamPermit {
     /// Starts to send a request.
     pub(crate) fn send<B>(
@@ -193,7 +188,7 @@ impl StreamPermit {
                 let upload = (!is_end).then(|| Upload::new(stream, framing, body));
                 Ok(Exchange::new(upload, response, is_head_request, self.slot))
             }
-            Err(error) if is_open(&mut self.sender) => Err(Unsent::Invalid(error)),
+            Err(error) if is_open(&mut self.sender) => Err(Unsent::Invalid(error.into())),
             Err(_) => Err(Unsent::Closed(body)),
         }
     }

@@ -4,38 +4,30 @@
 //! stream belongs to the response's future and body, as an HTTP/1.1 connection does: they poll the
 //! request's body, dropping them resets the stream, and not polling them closes its window.
 
+#[cfg(feature = "http2")]
 mod connection;
+#[cfg(not(feature = "http2"))]
+mod none;
+#[cfg(feature = "http2")]
 mod stream;
-#[cfg(test)]
+#[cfg(all(test, feature = "http2"))]
 mod tests;
 
-use h2::Reason;
+use super::message::Source;
 
+#[cfg(not(feature = "http2"))]
+pub(super) use self::none::{Connection, Exchange, StreamPermit, connect};
+#[cfg(feature = "http2")]
 pub(super) use self::{
-    connection::{Connection, StreamPermit, Unsent, connect},
+    connection::{Connection, StreamPermit, connect},
     stream::Exchange,
 };
 
-/// Why an exchange failed.
-#[derive(Debug)]
-pub(super) enum Error<E> {
-    /// The request's body failed.
-    RequestBody(E),
-    /// The request's body isn't as long as its `Content-Length`.
-    WrongLength,
-    Malformed(&'static str),
-    /// The stream ended, or the connection did.
-    Http2(h2::Error),
-}
-
-impl<E> Error<E> {
-    /// Whether the backend has said that it didn't process the request (RFC 9113, section 8.7).
-    pub(super) fn is_unprocessed(&self) -> bool {
-        let Self::Http2(error) = self else {
-            return false;
-        };
-        // Of the streams, only those that a GOAWAY excludes fail with it.
-        let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-        error.is_remote() && (error.is_go_away() || is_refused)
-    }
+/// Why nothing of a request was sent.
+#[cfg_attr(not(feature = "http2"), expect(dead_code))]
+pub(super) enum Unsent<B> {
+    /// The connection takes no more requests. Gives back the request's body.
+    Closed(B),
+    /// The request can't be sent in HTTP/2.
+    Invalid(Source),
 }

@@ -6,17 +6,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream, client::ResponseFuture};
+use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::{Error, connection::Slot};
+use super::connection::Slot;
 use crate::{
-    forward::message::{Framing, Head, WrongLength},
+    forward::message::{ExchangeError, Framing, Head, PollFrame},
     header::is_hop_by_hop,
 };
-
-type PollFrame<E> = Poll<Option<Result<Frame<Bytes>, Error<E>>>>;
 
 /// One exchange.
 pub(crate) struct Exchange<B> {
@@ -33,7 +31,7 @@ enum Response {
     Head(ResponseFuture),
     Body {
         body: RecvStream,
-        /// How much is to come, where the head has told.
+        /// How much is to come, if there is a `Content-Length`.
         left: Option<u64>,
     },
     End,
@@ -62,17 +60,17 @@ where
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Head, Error<B::Error>>> {
+    ) -> Poll<Result<Head, ExchangeError<B::Error>>> {
         self.poll_upload(cx)?;
         let Response::Head(response) = &mut self.response else {
             panic!("polled after the head");
         };
-        let response = ready!(Pin::new(response).poll(cx)).map_err(Error::Http2)?;
+        let response = ready!(Pin::new(response).poll(cx))?;
         let (parts, body) = response.into_parts();
         let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
         let length = lengths.next();
         if lengths.next().is_some() {
-            return Poll::Ready(Err(Error::Malformed("two lengths")));
+            Err(ExchangeError::Malformed("two lengths".into()))?;
         }
         let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let has_body = Head::has_body(parts.status, self.is_head_request);
@@ -96,7 +94,7 @@ where
         };
         while let Some(data) = ready!(body.poll_data(cx)) {
             // Whatever the reason of an error: behind a whole response there is none.
-            let data = data.map_err(Error::Http2)?;
+            let data = data?;
             // Once it is returned more may come, unless the stream has ended, where this fails.
             let _ = body.flow_control().release_capacity(data.len());
             *left = left.map(|left| left.saturating_sub(data.len() as u64));
@@ -104,13 +102,13 @@ where
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
-        let trailers = ready!(body.poll_trailers(cx)).map_err(Error::Http2)?;
+        let trailers = ready!(body.poll_trailers(cx))?;
         self.response = Response::End;
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     /// Sends more of the request.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Error<B::Error>> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError<B::Error>> {
         if let Some(upload) = &mut self.upload
             && let Poll::Ready(sent) = upload.poll(cx)
         {
@@ -151,6 +149,28 @@ where
     }
 }
 
+impl<E> From<h2::Error> for ExchangeError<E> {
+    fn from(error: h2::Error) -> Self {
+        // The library's own errors are violations of the protocol by the backend.
+        let is_malformed = error.is_library();
+        // Of the streams, only those that a GOAWAY excludes fail with it.
+        let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let is_unprocessed = error.is_remote() && (error.is_go_away() || is_refused);
+        let source = match error.reason() {
+            // Its debug data is free text of the backend, which might contain a key.
+            Some(reason) if error.is_go_away() => format!("connection error: {reason}").into(),
+            _ => error.into(),
+        };
+        if is_malformed {
+            Self::Malformed(source)
+        } else if is_unprocessed {
+            Self::Unprocessed(source)
+        } else {
+            Self::Closed(source)
+        }
+    }
+}
+
 fn end_to_end(headers: HeaderMap) -> HeaderMap {
     if !headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
         return headers;
@@ -175,12 +195,6 @@ pub(super) struct Upload<B> {
     is_begun: bool,
 }
 
-impl<E> From<WrongLength> for Error<E> {
-    fn from(_: WrongLength) -> Self {
-        Self::WrongLength
-    }
-}
-
 impl<B> Upload<B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -197,7 +211,7 @@ where
 
     /// Sends what there is. Ready when that was all, or when the backend reads no more, which its
     /// response explains.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error<B::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError<B::Error>>> {
         loop {
             if !self.chunk.is_empty() {
                 while self.stream.capacity() == 0 {
@@ -216,7 +230,7 @@ where
             }
             let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
             self.is_begun = true;
-            let Some(frame) = frame.transpose().map_err(Error::RequestBody)? else {
+            let Some(frame) = frame.transpose().map_err(ExchangeError::RequestBody)? else {
                 return Poll::Ready(self.end(None));
             };
             match frame.into_data() {
@@ -233,7 +247,7 @@ where
         }
     }
 
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Error<B::Error>> {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), ExchangeError<B::Error>> {
         self.framing.end()?;
         let trailers = trailers.filter(|trailers| !trailers.is_empty());
         // Should the backend not read it any more, its response explains that.

@@ -10,10 +10,9 @@ use std::{
 
 use tokio::time::Instant;
 
-#[cfg(feature = "http2")]
-use super::http2;
 use super::{
     connect::{Connected, Connector},
+    http2,
     stream::Stream,
 };
 use crate::backend::Origin;
@@ -64,14 +63,12 @@ struct State {
 struct OriginPool {
     idle: Vec<Idle>,
     /// The oldest first.
-    #[cfg(feature = "http2")]
     http2: Vec<http2::Connection>,
 }
 
 /// A connection that takes a request.
 pub(crate) enum Open {
     Http1(Stream),
-    #[cfg(feature = "http2")]
     Http2(http2::StreamPermit),
 }
 
@@ -82,11 +79,12 @@ struct Idle {
 
 impl Idle {
     fn is_usable(&mut self, timeout: Duration) -> bool {
-        let idle = self.since.elapsed();
+        let now = Instant::now();
+        let idle = now.saturating_duration_since(self.since);
         idle < timeout
-            && self.stream.age() < MAX_AGE
-            && self.stream.is_silent()
-            && (idle < PROBE_AFTER || self.stream.is_socket_silent())
+            && now.saturating_duration_since(self.stream.connected_at()) < MAX_AGE
+            && self.stream.is_idle()
+            && (idle < PROBE_AFTER || self.stream.is_socket_idle())
     }
 }
 
@@ -94,14 +92,9 @@ impl OriginPool {
     /// Drops unusable connections, and says whether any are left.
     fn sweep(&mut self, timeout: Duration) -> bool {
         self.idle.retain_mut(|idle| idle.is_usable(timeout));
-        #[cfg(feature = "http2")]
-        {
-            let is_usable = |open: &mut http2::Connection| open.is_usable(timeout, MAX_AGE);
-            self.http2.retain_mut(is_usable);
-            !self.idle.is_empty() || !self.http2.is_empty()
-        }
-        #[cfg(not(feature = "http2"))]
-        !self.idle.is_empty()
+        let is_usable = |open: &mut http2::Connection| open.is_usable(timeout, MAX_AGE);
+        self.http2.retain_mut(is_usable);
+        !self.idle.is_empty() || !self.http2.is_empty()
     }
 }
 
@@ -126,7 +119,6 @@ impl Pool {
     /// A connection for one request: with HTTP/2 the oldest that takes one more, so that newer ones
     /// become idle; with HTTP/1.1 the one that was used last.
     pub(crate) fn take(&self, origin: &Origin) -> Option<Open> {
-        #[cfg(feature = "http2")]
         if let Some(permit) = self.reserve(origin) {
             return Some(Open::Http2(permit));
         }
@@ -138,7 +130,6 @@ impl Pool {
         }
     }
 
-    #[cfg(feature = "http2")]
     fn reserve(&self, origin: &Origin) -> Option<http2::StreamPermit> {
         let mut state = self.lock();
         let mut connections = state.origin(origin)?.http2.iter();
@@ -147,14 +138,9 @@ impl Pool {
 
     /// Takes a new connection for one request, and shares it where it carries more than one. `None`
     /// where it is closed already.
-    pub(crate) fn admit(
-        self: &Arc<Self>,
-        #[cfg_attr(not(feature = "http2"), expect(unused_variables))] origin: &Origin,
-        connected: Connected,
-    ) -> Option<Open> {
+    pub(crate) fn admit(self: &Arc<Self>, origin: &Origin, connected: Connected) -> Option<Open> {
         match connected {
             Connected::Http1(stream) => Some(Open::Http1(stream)),
-            #[cfg(feature = "http2")]
             Connected::Http2(connection) => {
                 let permit = connection.reserve(MAX_AGE);
                 self.add(origin, |pool| pool.http2.push(connection));

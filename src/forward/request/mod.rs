@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Kind},
     header::{
         API_KEY, ConnectionOptions, OPENAI_ORGANIZATION, OPENAI_PROJECT, X_API_KEY,
-        X_PROXY_BACKEND, accepts_trailers, has_transfer_coding, is_hop_by_hop,
+        X_PROXY_BACKEND, accepts_trailers, has_transfer_coding, is_hop_by_hop, preflighted_method,
     },
     percent::next_decoded,
 };
@@ -61,6 +61,10 @@ pub(super) struct Outbound<'a> {
     target: &'a Target,
     framing: Framing,
     options: ConnectionOptions<'a>,
+    /// The backend's key.
+    credential: Option<&'a HeaderValue>,
+    /// The backend doesn't see the client's credentials.
+    drops_credentials: bool,
 }
 
 /// A field of a request.
@@ -80,11 +84,16 @@ impl<'a> Outbound<'a> {
             Some(0) if !announces_body(parts) => Framing::None,
             Some(length) => Framing::Length(length),
         };
+        // It needs no credentials, so whose it is isn't known.
+        let is_preflight = preflighted_method(&parts.method, &parts.headers).is_some();
+        let credential = target.backend.credential();
         Self {
             parts,
             target,
             framing,
             options: ConnectionOptions::of(&parts.headers),
+            credential: credential.filter(|_| !is_preflight),
+            drops_credentials: is_preflight || credential.is_some(),
         }
     }
 
@@ -139,8 +148,9 @@ impl<'a> Outbound<'a> {
 
     /// The header section but for `Host`: the backend's key, then the client's fields in their
     /// order.
+    #[inline(always)]
     pub(super) fn for_each_field(&self, mut visit: impl FnMut(Field<'a>)) {
-        if let Some(credential) = self.target.backend.credential() {
+        if let Some(credential) = self.credential {
             visit(Field::Plain(&AUTHORIZATION, credential));
         }
         let mut framing_is_due = self.framing != Framing::None;
@@ -198,12 +208,13 @@ impl<'a> Outbound<'a> {
     }
 
     /// Whether a field isn't for the backend, whatever its value.
+    #[inline(always)]
     fn is_dropped(&self, name: &HeaderName) -> bool {
         // It is known to the client only, or the backend has one of its own.
-        let is_replaced = self.target.backend.credential().is_some()
+        let is_credential = self.drops_credentials
             && (matches!(*name, header::AUTHORIZATION | header::COOKIE)
                 || [API_KEY, X_API_KEY, OPENAI_ORGANIZATION, OPENAI_PROJECT].contains(name));
-        is_replaced
+        is_credential
             || *name == header::HOST
             || (*name == X_PROXY_BACKEND && self.target.backend.is_selectable())
             || (*name == header::TRAILER && self.framing != Framing::Chunked)

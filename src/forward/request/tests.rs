@@ -149,6 +149,23 @@ fn a_backend_with_a_key_of_its_own_sees_nobody_elses() {
 }
 
 #[test]
+fn a_preflight_is_sent_without_credentials() {
+    for own_key in [false, true] {
+        let request = Request::options("/v1/responses")
+            .header("origin", "https://app.test")
+            .header("access-control-request-method", "POST")
+            .header("authorization", "Bearer of-the-client")
+            .header("cookie", "of-the-client");
+        let backend = backend("http://a.test", own_key);
+        let size = SizeHint::with_exact(0);
+        let (head, _) = head(request.body(()).unwrap(), &size, backend);
+        let expected = "OPTIONS /responses HTTP/1.1\r\nhost: a.test\r\n\
+            origin: https://app.test\r\naccess-control-request-method: POST\r\n\r\n";
+        assert_eq!(String::from_utf8(head).unwrap(), expected);
+    }
+}
+
+#[test]
 fn a_cookie_that_http2_has_split_is_joined() {
     let request = Request::get("/v1/x")
         .version(Version::HTTP_2)
@@ -214,7 +231,7 @@ fn expected(request: &Request<()>, own_key: bool, is_chunked: bool) -> Vec<(Stri
         let names = text.split(',').map(|name| name.trim_matches([' ', '\t']));
         names.map(str::to_owned).collect()
     };
-    let nominated: Vec<_> = values("connection").flat_map(names).collect();
+    let options: Vec<_> = values("connection").flat_map(names).collect();
     let te = values("te").flat_map(names);
     let wants_trailers = te.map(|coding| coding.split(';').next().unwrap().trim() == "trailers");
     let mut wants_trailers = wants_trailers.collect::<Vec<_>>().contains(&true);
@@ -237,7 +254,7 @@ fn expected(request: &Request<()>, own_key: bool, is_chunked: bool) -> Vec<(Stri
             );
         let is_dropped = is_replaced
             || DROPPED.contains(&name)
-            || nominated.iter().any(|nominated| nominated == name)
+            || options.iter().any(|option| option == name)
             || (name == "trailer" && !is_chunked);
         if !is_dropped {
             fields.push((name.to_owned(), value.as_bytes().trim_ascii().to_vec()));

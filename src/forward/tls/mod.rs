@@ -18,6 +18,6 @@ use self::none as library;
 #[cfg(feature = "rustls")]
 use self::rustls as library;
 
-#[cfg(feature = "http2")]
-pub(super) use self::library::has_chosen_http2;
-pub(super) use self::library::{Connector, TlsStream, connect, is_truncated, kind, tcp};
+pub(super) use self::library::{
+    Connector, TlsStream, connect, has_chosen_http2, is_truncated, kind, tcp,
+};

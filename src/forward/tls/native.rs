@@ -66,6 +66,12 @@ pub(crate) fn has_chosen_http2(tls: &TlsStream) -> bool {
     matches!(tls.get_ref().negotiated_alpn(), Ok(Some(protocol)) if protocol == b"h2")
 }
 
+/// Never: it isn't offered.
+#[cfg(not(feature = "http2"))]
+pub(crate) fn has_chosen_http2(_: &TlsStream) -> bool {
+    false
+}
+
 /// The kind of an error, if it is the library's.
 pub(crate) fn kind(cause: &(dyn StdError + 'static)) -> Option<Kind> {
     // The libraries below it give no more than a text. An alert is the backend's word.

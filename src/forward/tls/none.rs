@@ -36,7 +36,6 @@ pub(crate) fn is_truncated(_: &TlsStream) -> bool {
     false
 }
 
-#[cfg(feature = "http2")]
 pub(crate) fn has_chosen_http2(_: &TlsStream) -> bool {
     false
 }

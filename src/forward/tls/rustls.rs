@@ -68,7 +68,6 @@ pub(crate) fn is_truncated(_: &TlsStream) -> bool {
     false
 }
 
-#[cfg(feature = "http2")]
 pub(crate) fn has_chosen_http2(tls: &TlsStream) -> bool {
     match tls.inner() {
         MaybeHttpsStream::Http(_) => false,

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 
 use super::wire::{Case, Seen, To, Wire};
 use crate::forward::{
-    http1::{self, Exchange},
-    message::Framing,
+    http1::Exchange,
+    message::{ExchangeError, Framing},
 };
 
 /// What was made of a response.
@@ -96,7 +96,7 @@ impl Outcome {
         }
     }
 
-    fn fail_by(&mut self, error: &http1::Error<Infallible>) {
+    fn fail_by(&mut self, error: &ExchangeError<Infallible>) {
         self.ending = Ending::Failed;
         self.why = format!("{error:?}");
     }
