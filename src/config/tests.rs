@@ -113,7 +113,10 @@ fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
         panic!("{config:?}");
     };
     assert_eq!(&*first.name, "LLM1");
-    assert_eq!(first.url, super::BaseUrl::parse("https://api.openai.com/v1").ok());
+    assert_eq!(
+        first.url,
+        super::BaseUrl::parse("https://api.openai.com/v1").ok()
+    );
     assert_eq!(first.model, None);
     assert_eq!(first.timeout, None);
     assert_eq!(first.credential, None);
