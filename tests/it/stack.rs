@@ -12,8 +12,8 @@ use tokio::{net::TcpListener, time::timeout};
 use tower::ServiceBuilder;
 use tower_openai_proxy::{
     AuthPassthroughLayer, BackendConfig, BackendRouteLayer, Config, DeadlineLayer, Error, Forward,
-    ModelOverrideLayer, ObserveLayer, OpenAiProxyLayer, RequestBody, TimeoutLayer,
-    forward::UpstreamRequestLayer,
+    MergeModelsLayer, ModelOverrideLayer, ObserveLayer, OpenAiProxyLayer, RequestBody,
+    TimeoutLayer, forward::UpstreamRequestLayer,
 };
 
 use crate::support::{Backend, Message, Wire, config_of, entry, nobody, response, soon};
@@ -204,6 +204,7 @@ fn by_hand(config: Config) -> Router {
         .layer(ObserveLayer::new())
         .layer(DeadlineLayer::from_config(&config))
         .layer(AuthPassthroughLayer::from_config(&config))
+        .layer(MergeModelsLayer::from_config(&config))
         .layer(BackendRouteLayer::from_config(&config))
         .layer(ModelOverrideLayer::new())
         .layer(TimeoutLayer::new())
