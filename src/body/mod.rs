@@ -256,7 +256,15 @@ impl Body for RequestBody {
             self.state = lent.take().state;
         }
         let frame = match &mut self.state {
-            State::Streamed(streamed) => streamed.poll_frame(cx),
+            State::Streamed(streamed) => {
+                let frame = streamed.poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &frame
+                    && let (Some(data), Some(exchange)) = (frame.data_ref(), &self.exchange)
+                {
+                    exchange.count_received(data.len());
+                }
+                frame
+            }
             State::Buffered(buffered) => ready_frame(buffered.take()),
             State::Replaced(replaced) => ready_frame(replaced.0.next().unwrap_or_default()),
             // Never within another.
