@@ -25,3 +25,4 @@ mod stack;
 mod support;
 mod tls;
 mod tonic;
+mod websocket;
