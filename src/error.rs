@@ -23,6 +23,8 @@
 //! ```
 //! use std::time::Duration;
 //!
+//! use bytes::Bytes;
+//! use http::StatusCode;
 //! use tower_openai_proxy::Error;
 //!
 //! let wait = Duration::from_millis(1500);
@@ -31,7 +33,7 @@
 //! assert_eq!(response.status(), 429);
 //! assert_eq!(response.headers()["retry-after"], "2");
 //!
-//! let error = Error::custom(http::StatusCode::TOO_MANY_REQUESTS, "insufficient_quota")
+//! let error = Error::custom(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota")
 //!     .with_type("insufficient_quota")
 //!     .with_message("You exceeded your monthly budget.");
 //! assert!(error.to_response::<Bytes>().body().ends_with(br#""code":"insufficient_quota"}}"#));

@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, missing_debug_implementations)]
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, ops::Range, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderValue, Request, StatusCode, Uri};
@@ -14,6 +14,7 @@ use crate::{
     endpoint::{Matched, Mount, PathMatch},
     forward,
     json::{self, Scanner},
+    multipart,
     rope::{Replaced, RopeBuilder},
 };
 
@@ -40,6 +41,17 @@ pub fn is_object(chunks: &[&[u8]]) -> Option<bool> {
         scanner.feed(chunk).ok()?;
     }
     Some(scanner.finish().ok()?.is_object)
+}
+
+/// The spans of the `model` parts in a body that arrives in these chunks, or `None` where it is no
+/// form of this Content-Type.
+pub fn multipart(content_type: &[u8], chunks: &[&[u8]]) -> Option<Vec<Range<usize>>> {
+    let mut scanner = multipart::Scanner::new(&multipart::boundary(content_type)?);
+    for chunk in chunks {
+        scanner.feed(chunk).ok()?;
+    }
+    let multipart::Found { models } = scanner.finish().ok()?;
+    Some(models)
 }
 
 /// Reads a configuration in an environment that isn't the process's.
@@ -105,7 +117,7 @@ pub fn settings(config: &Config) -> Settings {
 }
 
 pub fn backends(config: &Config) -> Vec<Backend> {
-    Backend::all(config).to_vec()
+    Backend::all(config, &[]).to_vec()
 }
 
 /// A path has dot segments, and is refused.

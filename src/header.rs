@@ -79,12 +79,13 @@ impl<'a> ConnectionOptions<'a> {
     }
 
     /// Whether a field name is one of the options.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn contains(&self, name: &str) -> bool {
         // Most messages name none.
         (!self.names.is_empty() && self.names_contain(name)) || (self.close && name == "close")
     }
 
+    #[cold]
     fn names_contain(&self, name: &str) -> bool {
         let name = name.as_bytes();
         if self.names.len() > MAX_UNSORTED {

@@ -30,6 +30,7 @@
 //!             │ Observe            one record per exchange, whatever happens
 //!             │ Deadline           a limit on the whole exchange
 //!             │ AuthPassthrough    has credentials? marks them sensitive
+//!             │ MergeModels        GET /models: one list of the models of all backends
 //!             │ BackendRoute       which backends, in which order; limits on the body; failover
 //!             │ ModelOverride      this backend's model into the request, byte for byte
 //!             │ Timeout            limits on the wait for response headers, and on an idle body
@@ -46,6 +47,7 @@
 //! | [`ObserveLayer`] | [`observe`] |
 //! | [`DeadlineLayer`], [`TimeoutLayer`] | [`timeout`] |
 //! | [`AuthPassthroughLayer`] | [`auth`] |
+//! | [`MergeModelsLayer`] | [`models`] |
 //! | [`BackendRouteLayer`] | [`route`] |
 //! | [`ModelOverrideLayer`] | [`model`] |
 //! | [`Forward`] | [`forward`]: the service at the bottom |
@@ -86,6 +88,7 @@ pub mod fuzzing;
 mod header;
 mod json;
 pub mod model;
+pub mod models;
 mod multipart;
 pub mod observe;
 mod percent;
@@ -105,6 +108,7 @@ pub use crate::{
     error::Error,
     forward::Forward,
     model::{ModelOverride, ModelOverrideLayer},
+    models::{MergeModels, MergeModelsLayer},
     observe::{Observe, ObserveLayer},
     proxy::{OpenAiProxy, OpenAiProxyLayer},
     route::{BackendRoute, BackendRouteLayer},

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 /// What follows a 101, in the extensions of that response.
@@ -45,6 +46,15 @@ pub(crate) enum Cause {
 }
 
 impl Tunnel {
+    /// The tunnel that this response opens.
+    pub(crate) fn of<B>(response: &Response<B>) -> Option<&Self> {
+        // Other responses have nothing to look for.
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return None;
+        }
+        response.extensions().get()
+    }
+
     /// Ends the tunnel at this time at the latest.
     pub(crate) fn end_at(&self, deadline: Instant) {
         let mut shared = self.lock();

@@ -75,8 +75,13 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    pub(super) fn len(&self) -> usize {
-        self.rope.len()
+    /// `None` where there are no bytes.
+    pub(super) fn boxed(rope: Rope) -> Option<Box<Self>> {
+        (!rope.is_empty()).then(|| Box::new(rope.into()))
+    }
+
+    pub(super) fn len(this: &Option<Box<Self>>) -> u64 {
+        this.as_ref().map_or(0, |this| this.rope.len() as u64)
     }
 
     pub(super) fn take(&mut self) -> Bytes {
@@ -218,15 +223,15 @@ impl Buffer {
         }
         // One that was buffered before keeps its place in the budget.
         let reservation = match &self.body.state {
-            State::Buffered(buffered) => buffered.reservation.clone(),
+            State::Buffered(Some(buffered)) => buffered.reservation.clone(),
             _ => self.reservation.take().map(Arc::new),
         };
         Ok(RequestBody {
-            state: State::Buffered(Buffered {
+            state: State::Buffered(Some(Box::new(Buffered {
                 rope: std::mem::take(&mut self.read).finish(),
                 found: found.map(Arc::new),
                 reservation,
-            }),
+            }))),
             exchange: self.body.exchange.take(),
         })
     }

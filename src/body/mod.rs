@@ -17,6 +17,7 @@
 
 mod buffer;
 mod lend;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -25,17 +26,19 @@ use std::{
     fmt,
     ops::Range,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
-use self::{buffer::Buffered, lend::Lent};
+use self::{
+    buffer::Buffered,
+    lend::Lent,
+    stream::{AnyBody, Limits},
+};
 pub(crate) use self::{
     buffer::{Budget, Buffer, Found, Scan},
     lend::Lender,
@@ -43,10 +46,9 @@ pub(crate) use self::{
 use crate::{
     backend::Backend,
     clock::IdleClock,
-    error::{BoxError, Error, Kind},
+    error::{BoxError, Error},
     exchange,
-    header::is_trailer_allowed,
-    rope::{Replaced, Rope},
+    rope::Replaced,
 };
 
 /// A request's body inside the stack, whatever the server's own body type is.
@@ -60,21 +62,13 @@ pub struct RequestBody {
 }
 
 enum State {
-    Streamed(Streamed),
-    Buffered(Buffered),
+    Streamed(Pin<Box<AnyBody>>),
+    /// `None` where it is empty.
+    Buffered(Option<Box<Buffered>>),
     /// Buffered as well, with its model replaced. In a box, as it is large.
     Replaced(Box<(Replaced, Buffered)>),
     /// As another attempt may need it.
     Lent(Box<Lent>),
-}
-
-struct Streamed {
-    /// Locked only where it is shared: so that a `RequestBody` is `Sync`.
-    body: Mutex<UnsyncBoxBody<Bytes, BoxError>>,
-    max_bytes: u64,
-    max_buffered_bytes: u64,
-    idle: Option<IdleClock>,
-    budget: Option<Arc<Budget>>,
 }
 
 impl RequestBody {
@@ -90,13 +84,9 @@ impl RequestBody {
             return same.take().unwrap_or_default();
         }
         match body {
-            Some(body) if !body.is_end_stream() => Self::in_state(State::Streamed(Streamed {
-                body: Mutex::new(body.map_err(Into::into).boxed_unsync()),
-                max_bytes: u64::MAX,
-                max_buffered_bytes: u64::MAX,
-                idle: None,
-                budget: None,
-            })),
+            Some(body) if !body.is_end_stream() => {
+                Self::in_state(State::Streamed(stream::boxed(body)))
+            }
             _ => Self::default(),
         }
     }
@@ -104,6 +94,13 @@ impl RequestBody {
     /// A body without any bytes.
     pub fn empty() -> Self {
         Self::default()
+    }
+
+    fn limits(&mut self) -> Option<Limits<'_>> {
+        match &mut self.state {
+            State::Streamed(streamed) => Some(streamed.as_mut().limits()),
+            _ => None,
+        }
     }
 
     fn in_state(state: State) -> Self {
@@ -118,8 +115,8 @@ impl RequestBody {
     /// The smaller of two limits counts. A body that is buffered already is left as it is.
     #[must_use]
     pub fn with_max_bytes(mut self, bytes: u64) -> Self {
-        if let State::Streamed(streamed) = &mut self.state {
-            streamed.max_bytes = streamed.max_bytes.min(bytes);
+        if let Some(limits) = self.limits() {
+            *limits.max_bytes = (*limits.max_bytes).min(bytes);
         }
         self
     }
@@ -130,17 +127,18 @@ impl RequestBody {
     /// Durations are clamped to 30 years.
     #[must_use]
     pub fn with_idle_timeout(mut self, period: Duration) -> Self {
-        if let State::Streamed(streamed) = &mut self.state {
-            streamed.idle.get_or_insert_with(|| IdleClock::new(period));
+        if let Some(limits) = self.limits() {
+            limits.idle.get_or_insert_with(|| IdleClock::new(period));
         }
         self
     }
 
     /// Limits how much of it may be buffered, and counts that against this budget.
     pub(crate) fn with_buffer_limits(mut self, bytes: u64, budget: &Arc<Budget>) -> Self {
-        if let State::Streamed(streamed) = &mut self.state {
-            streamed.max_buffered_bytes = streamed.max_buffered_bytes.min(bytes);
-            streamed.budget.get_or_insert_with(|| budget.clone());
+        if let Some(limits) = self.limits() {
+            let max = limits.max_buffered_bytes;
+            *max = (*max).min(bytes);
+            limits.budget.get_or_insert_with(|| budget.clone());
         }
         self
     }
@@ -199,8 +197,8 @@ impl RequestBody {
         if let State::Lent(lent) = &mut self.state {
             self.state = lent.take().state;
         }
-        if let State::Streamed(streamed) = &mut self.state {
-            streamed.max_bytes = streamed.max_bytes.min(streamed.max_buffered_bytes);
+        if let Some(limits) = self.limits() {
+            *limits.max_bytes = (*limits.max_bytes).min(*limits.max_buffered_bytes);
         }
         Buffer::new(self, scan)
     }
@@ -208,7 +206,7 @@ impl RequestBody {
     /// What a scan has found in it, if it was scanned.
     pub(crate) fn found(&self) -> Option<&Result<Found, Error>> {
         match &self.state {
-            State::Buffered(buffered) => buffered.found(),
+            State::Buffered(Some(buffered)) => buffered.found(),
             _ => None,
         }
     }
@@ -216,16 +214,16 @@ impl RequestBody {
     /// A copy of these bytes of a buffered body.
     pub(crate) fn copy(&self, range: Range<usize>) -> Vec<u8> {
         match &self.state {
-            State::Buffered(buffered) => buffered.copy(range),
+            State::Buffered(Some(buffered)) => buffered.copy(range),
             _ => Vec::new(),
         }
     }
 
     /// A buffered body with these spans replaced.
     pub(crate) fn replace(mut self, spans: Vec<Range<usize>>, with: Bytes) -> Self {
-        if let State::Buffered(mut buffered) = self.state {
+        if let State::Buffered(Some(mut buffered)) = self.state {
             let replaced = Replaced::new(buffered.take_rope(), spans, with);
-            self.state = State::Replaced(Box::new((replaced, buffered)));
+            self.state = State::Replaced(Box::new((replaced, *buffered)));
         }
         self
     }
@@ -234,13 +232,13 @@ impl RequestBody {
 impl Default for RequestBody {
     /// An empty body.
     fn default() -> Self {
-        Bytes::new().into()
+        Self::in_state(State::Buffered(None))
     }
 }
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        Self::in_state(State::Buffered(Rope::from(bytes).into()))
+        Self::in_state(State::Buffered(Buffered::boxed(bytes.into())))
     }
 }
 
@@ -257,7 +255,7 @@ impl Body for RequestBody {
         }
         let frame = match &mut self.state {
             State::Streamed(streamed) => {
-                let frame = streamed.poll_frame(cx);
+                let frame = streamed.as_mut().poll_frame(cx);
                 if let Poll::Ready(Some(Ok(frame))) = &frame
                     && let (Some(data), Some(exchange)) = (frame.data_ref(), &self.exchange)
                 {
@@ -265,7 +263,10 @@ impl Body for RequestBody {
                 }
                 frame
             }
-            State::Buffered(buffered) => ready_frame(buffered.take()),
+            State::Buffered(buffered) => {
+                let buffered = buffered.as_mut();
+                ready_frame(buffered.map(|buffered| buffered.take()).unwrap_or_default())
+            }
             State::Replaced(replaced) => ready_frame(replaced.0.next().unwrap_or_default()),
             // Never within another.
             State::Lent(_) => Poll::Ready(None),
@@ -279,7 +280,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Streamed(streamed) => streamed.is_end_stream(),
-            State::Buffered(buffered) => buffered.len() == 0,
+            State::Buffered(buffered) => Buffered::len(buffered) == 0,
             State::Replaced(replaced) => replaced.0.remaining() == 0,
             State::Lent(lent) => lent.get().is_none_or(Self::is_end_stream),
         }
@@ -288,64 +289,11 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Streamed(streamed) => streamed.size_hint(),
-            State::Buffered(buffered) => SizeHint::with_exact(buffered.len() as u64),
+            State::Buffered(buffered) => SizeHint::with_exact(Buffered::len(buffered)),
             State::Replaced(replaced) => SizeHint::with_exact(replaced.0.remaining()),
             State::Lent(lent) => lent.get().map(Self::size_hint).unwrap_or_default(),
         }
     }
-}
-
-impl Streamed {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let frame = match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                let Some(idle) = &mut self.idle else {
-                    return Poll::Pending;
-                };
-                ready!(idle.poll_elapsed(cx));
-                return Poll::Ready(Some(Err(Error::new(Kind::BodyIdle))));
-            }
-        };
-        if let Some(idle) = &mut self.idle {
-            idle.reset();
-        }
-        Poll::Ready(frame.map(|frame| {
-            let frame =
-                frame.map_err(|error| Error::new(Kind::BodyTruncated).with_source(error))?;
-            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-            self.max_bytes = self
-                .max_bytes
-                .checked_sub(length)
-                .ok_or_else(|| Error::new(Kind::BodyTooLarge))?;
-            Ok(match frame.into_trailers() {
-                Ok(trailers) => Frame::trailers(allowed_trailers(trailers)),
-                Err(frame) => frame,
-            })
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
-        body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
-        body.size_hint()
-    }
-}
-
-fn allowed_trailers(mut trailers: HeaderMap) -> HeaderMap {
-    if !trailers.keys().all(is_trailer_allowed) {
-        for (name, value) in &std::mem::take(&mut trailers) {
-            if is_trailer_allowed(name) {
-                trailers.append(name.clone(), value.clone());
-            }
-        }
-    }
-    trailers
 }
 
 /// The next chunk of a body in memory, which is empty at the end.

@@ -1,7 +1,7 @@
 use std::error::Error as _;
 
 use http::HeaderMap;
-use http_body_util::{Channel, Empty, Full, channel::Sender};
+use http_body_util::{BodyExt, Channel, Empty, Full, channel::Sender};
 use tokio::time::{Instant, sleep};
 
 use super::*;

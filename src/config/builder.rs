@@ -128,6 +128,14 @@ impl ConfigBuilder {
         self
     }
 
+    /// Whether `GET /models` is answered with one list of the models of all backends that serve it,
+    /// where there are several. If not, it is forwarded like any other request. Default: true. See
+    /// [`models`](crate::models).
+    pub fn merge_models(mut self, merge: bool) -> Self {
+        self.settings.merge_models = merge;
+        self
+    }
+
     /// Whether only authenticated clients can reach the proxy, because the host application or a
     /// gateway in front of it checks who they are. It changes nothing but
     /// [`Config::warnings`]: a backend's own key is then not warned of. Default: false.
@@ -220,7 +228,8 @@ impl BackendConfig {
         self
     }
 
-    /// Replaces the request's `model` by this one. Default: empty, which leaves it as it is.
+    /// Replaces the request's `model` by this one, which must not contain control characters.
+    /// Default: empty, which leaves it as it is.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = model.into();
         self

@@ -74,6 +74,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `settings.max_upload_bytes` | 1073741824 | see [`ConfigBuilder::max_upload_bytes`] |
 /// | `settings.require_auth` | `true` | see [`ConfigBuilder::require_auth`] |
 /// | `settings.backend_header` | `true` | see [`ConfigBuilder::backend_header`] |
+/// | `settings.merge_models` | `true` | see [`ConfigBuilder::merge_models`] |
 /// | `settings.failover_on` | `[]` | see [`ConfigBuilder::failover_on`] |
 /// | `settings.cooldown` | 5 | seconds, see [`ConfigBuilder::cooldown`] |
 ///
@@ -216,6 +217,7 @@ pub(crate) struct Settings {
     pub(crate) max_upload_bytes: u64,
     pub(crate) require_auth: bool,
     pub(crate) backend_header: bool,
+    pub(crate) merge_models: bool,
     pub(crate) clients_authenticated: bool,
     pub(crate) failover_on: Vec<StatusCode>,
     pub(crate) cooldown: Duration,
@@ -234,6 +236,7 @@ impl Default for Settings {
             max_upload_bytes: 1024 * 1024 * 1024,
             require_auth: true,
             backend_header: true,
+            merge_models: true,
             clients_authenticated: false,
             failover_on: Vec::new(),
             cooldown: Duration::from_secs(5),

@@ -16,6 +16,7 @@ pub(super) mod allowed {
     pub(crate) const BYTES: &str = "a whole number of bytes, 1 or more";
     pub(crate) const COOLDOWN: &str = "a number of seconds, 0 (never) or more";
     pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
+    pub(crate) const MODEL: &str = "a model's name, without control characters";
     pub(crate) const NAME: &str =
         "a name: not empty, without control characters and blanks at its ends";
     pub(crate) const PATHS: &str = "a list of path patterns, at least one";
@@ -64,6 +65,9 @@ impl BackendConfig {
         let field = |name| format!("{path}.{name}");
         if !is_name(&self.name) {
             return Err(must_be(allowed::NAME, field("name")));
+        }
+        if self.model.contains(char::is_control) {
+            return Err(must_be(allowed::MODEL, field("model")));
         }
         let url = match self.url.as_str() {
             "" => None,

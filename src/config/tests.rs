@@ -3,7 +3,7 @@ use std::{env, error::Error, ffi::OsString, fs, path::PathBuf, process, time::Du
 use http::StatusCode;
 use proptest::prelude::*;
 
-use super::{BackendConfig, Config, ConfigBuilder, ConfigError, Settings, parse, url::BaseUrl};
+use super::{BackendConfig, Config, ConfigBuilder, ConfigError, Settings, parse};
 use crate::endpoint::PathPattern;
 
 /// What people have as their `config.json` today.
@@ -113,7 +113,10 @@ fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
         panic!("{config:?}");
     };
     assert_eq!(&*first.name, "LLM1");
-    assert_eq!(first.url, BaseUrl::parse("https://api.openai.com/v1").ok());
+    assert_eq!(
+        first.url,
+        super::BaseUrl::parse("https://api.openai.com/v1").ok()
+    );
     assert_eq!(first.model, None);
     assert_eq!(first.timeout, None);
     assert_eq!(first.credential, None);
@@ -143,6 +146,7 @@ fn defaults() {
         max_upload_bytes: 1_073_741_824,
         require_auth: true,
         backend_header: true,
+        merge_models: true,
         clients_authenticated: false,
         failover_on: vec![],
         cooldown: seconds(5),
@@ -170,7 +174,7 @@ fn every_field_from_the_file_as_from_the_builder() {
             "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4,
             "tunnel_idle_timeout": 8,
             "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
-            "failover_on": [429, 503], "cooldown": 0
+            "merge_models": false, "failover_on": [429, 503], "cooldown": 0
           }
         }"#,
     );
@@ -194,6 +198,7 @@ fn every_field_from_the_file_as_from_the_builder() {
         .max_held_bytes(6)
         .max_upload_bytes(7)
         .require_auth(false)
+        .merge_models(false)
         .failover_on([
             StatusCode::TOO_MANY_REQUESTS,
             StatusCode::SERVICE_UNAVAILABLE,
@@ -411,7 +416,7 @@ fn settings_that_are_not_allowed() {
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
              `idle_timeout`, `tunnel_idle_timeout`, `total_timeout`, `max_body_bytes`, \
              `max_held_bytes`, `max_upload_bytes`, `require_auth`, `backend_header`, \
-             `failover_on` and `cooldown`",
+             `merge_models`, `failover_on` and `cooldown`",
         ),
         (
             r#"{ "timeout": 30, "time\u006fut": »30 }"#,
@@ -570,6 +575,10 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "model": »["m"] }"#,
             "`primary_backends[1].model` must be a string, not a list",
+        ),
+        (
+            r#"{ "name": "b", "model": »"m\n" }"#,
+            "`primary_backends[1].model` must be a model's name, without control characters",
         ),
         (
             r#"{ "name": "b", "timeout": »0 }"#,

@@ -43,6 +43,7 @@ pub(crate) fn is_administration(path: &str) -> bool {
     let mut areas = ADMINISTRATION.into_iter();
     areas.any(|area| {
         let rest = path.strip_prefix(area.as_bytes());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        // Some servers take a backslash for a slash, and ignore what follows a `;`.
+        rest.is_some_and(|rest| matches!(rest, [] | [b'/' | b'\\' | b';', ..]))
     })
 }

@@ -242,6 +242,8 @@ fn the_operators_key_opens_what_makes_an_answer_or_lists_models() {
         "/organization/x",
         "/projects/",
         "/%6frganization",
+        "/organization;x/users",
+        "/projects%5Cp",
     ] {
         assert!(is_administration(path), "{path}");
     }

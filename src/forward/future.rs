@@ -86,6 +86,7 @@ impl Recycled {
 }
 
 impl ResponseFuture {
+    #[inline(always)]
     pub(super) fn new(outgoing: Outgoing) -> Self {
         Self {
             state: State::start(outgoing),
@@ -101,6 +102,7 @@ impl ResponseFuture {
 
 impl State {
     /// Sends a request on a pooled connection, or else makes one.
+    #[inline(always)]
     fn start(mut outgoing: Outgoing) -> Self {
         let versions = outgoing.target.versions();
         while let Some(open) = (outgoing.pool).take(outgoing.target.backend.origin(), versions) {

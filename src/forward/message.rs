@@ -1,8 +1,10 @@
 //! What requests and responses have in common in both versions of HTTP.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, task::Poll};
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 use hyper::ext::ReasonPhrase;
 
 /// Largest response head, in bytes.
@@ -34,6 +36,9 @@ pub(crate) enum Asked {
     /// A WebSocket.
     Upgrade,
 }
+
+/// What polling for a frame of a response gives.
+pub(crate) type PollFrame<E> = Poll<Option<Result<Frame<Bytes>, ExchangeError<E>>>>;
 
 /// Why an exchange failed.
 #[derive(Debug)]

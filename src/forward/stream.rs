@@ -42,8 +42,8 @@ impl Stream {
         }
     }
 
-    pub(super) fn age(&self) -> Duration {
-        self.connected_at.elapsed()
+    pub(super) fn connected_at(&self) -> Instant {
+        self.connected_at
     }
 
     /// Makes the end of the connection a reset.
@@ -60,7 +60,7 @@ impl Stream {
 
     /// Whether nothing has come on an idle connection, as far as the runtime knows: neither its end
     /// nor data, with which it can't be used.
-    pub(super) fn is_silent(&mut self) -> bool {
+    pub(super) fn is_idle(&mut self) -> bool {
         let mut byte = [0];
         if let Transport::Tcp(tcp) = &self.transport {
             let read = tcp.try_read(&mut byte);
@@ -73,7 +73,7 @@ impl Stream {
     }
 
     /// The same, as far as the socket knows.
-    pub(super) fn is_socket_silent(&self) -> bool {
+    pub(super) fn is_socket_idle(&self) -> bool {
         let peeked = SockRef::from(self.socket()).peek(&mut [MaybeUninit::uninit()]);
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }

@@ -225,7 +225,7 @@ fn is_form(content_type: &HeaderValue) -> bool {
     essence(content_type.as_bytes()).eq_ignore_ascii_case(b"multipart/form-data")
 }
 
-fn is_encoded(headers: &HeaderMap) -> bool {
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

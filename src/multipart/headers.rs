@@ -10,7 +10,7 @@ pub(super) struct Headers {
     fields: usize,
     /// Whether its name is `model`, once it has one.
     is_model: Option<bool>,
-    /// A reader that decodes its content may read something else than its bytes.
+    /// A reader may decode its content, and so read another model than its bytes.
     is_encoded: bool,
 }
 

@@ -1,24 +1,25 @@
 //! Finds the parts named `model` of a `multipart/form-data` document (RFC 7578, RFC 2046).
 //!
-//! One pass over the bytes, as they arrive, finds the spans of their contents. Of the document it
-//! copies only the headers of the current part, and a delimiter's length where a chunk ends.
+//! One pass over the bytes, as they arrive, finds the spans of their contents. It copies only a line
+//! of part headers at a time, and the end of a chunk, where a delimiter may be cut in two.
 //!
-//! The backend's reader may differ from this one, so a part counts as `model` if any common reader
-//! calls it so, and where readers could disagree on the parts or on their names the document is
+//! The backend may read the document differently. A part therefore counts as `model` if any common
+//! reader would call it that, and a document in which readers could find different parts or names is
 //! invalid:
 //!
-//! - `--boundary` starts a line that ends in CRLF and belongs to one part; wherever else it occurs (in
-//!   the middle of a line, behind a bare LF, before other bytes, right behind the headers, in the
-//!   epilogue), some reader splits there. Padding behind it is an error too: to python-multipart such
-//!   a line is content. The last CRLF, a preamble and an epilogue are optional.
-//! - Header lines end in CRLF; folded lines, control characters and a space before the colon are
+//! - Every `--boundary` must be a delimiter: behind a CRLF that is not the headers' own, and followed
+//!   by CRLF, or by `--` at the end. In the middle of a line, behind a bare LF, before other bytes or
+//!   in the epilogue it is an error. So is padding behind it: python-multipart takes such a line for
+//!   content. Preamble, epilogue and last CRLF are optional.
+//! - Header lines end in CRLF. Folded lines, control characters and a space before the colon are
 //!   errors.
-//! - Every part has one `Content-Disposition: form-data` with one name, as `name` or `name*` in any
-//!   case. Escapes are decoded, though not every reader does that. Names in pieces (`name*0`) or in
-//!   encoded words are errors, as is `name=` inside a quoted string, where some readers look for it.
-//! - A `model` part in a transfer encoding or a charset that does not keep ASCII would be another model
-//!   to a reader that decodes it. The parts of a nested multipart could be `model` too. The charset of
-//!   the whole document counts as well: Starlette decodes names by it.
+//! - Every part has one `Content-Disposition: form-data` with one name, as `name` or `name*`, in any
+//!   case. Escapes are decoded, though not every reader does so. Split names (`name*0`) and encoded
+//!   words are errors. So is `name=` in a quoted string or at the end of another key (`x-name=`), where
+//!   readers that search for it find it.
+//! - A transfer encoding, or a charset other than a superset of ASCII, is an error on a `model` part,
+//!   and so is a nested multipart on any part. Starlette decodes names by the charset of the whole
+//!   document, which therefore has to keep ASCII too.
 
 mod delimiter;
 mod headers;

@@ -14,14 +14,18 @@ pub(super) fn parameter(mut text: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>,
             continue;
         }
         let (value, rest) = Value::read(rest.strip_prefix(b"=").ok_or(MALFORMED)?)?;
+        let written = &text[..text.len() - rest.len()];
         text = rest;
-        if matches!(value, Value::Quoted(raw) if mentions(raw, name)) {
-            return Err("parameter inside a quoted string");
+        // `filename` ends in `name`, but no reader mistakes it.
+        let is_file_name = matches!(strip_prefix(key, b"filename"), Some(b"" | b"*"));
+        let from = if is_file_name { key.len() } else { 1 };
+        if mentions(&written[from..], name) {
+            return Err("misleading parameter");
         }
         let value = match strip_prefix(key, name) {
             Some(b"") => value.decode(),
             Some(b"*") => decode_extended(&value.decode()).ok_or("undecodable parameter")?,
-            Some([b'*', ..]) => return Err("parameter in pieces"),
+            Some([b'*', ..]) => return Err("split parameter"),
             _ => continue,
         };
         if *found.get_or_insert_with(|| value.clone()) != value {
@@ -100,7 +104,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Whether a reader that ignores quotes finds the parameter in this text.
+/// Whether a reader that ignores quotes, or searches within keys, finds the parameter in this text.
 fn mentions(text: &[u8], name: &[u8]) -> bool {
     (0..text.len())
         .filter_map(|at| strip_prefix(&text[at..], name))

@@ -67,8 +67,7 @@ where
         if let Some(recorder) = this.recorder {
             recorder.head(&result);
         }
-        let tunnel = |response: &Response<R>| response.extensions().get::<Tunnel>().cloned();
-        if let Some(tunnel) = result.as_ref().ok().and_then(tunnel)
+        if let Some(tunnel) = result.as_ref().ok().and_then(Tunnel::of)
             && let Some(mut recorder) = this.recorder.take()
         {
             tunnel.at_end(move |ended| recorder.tunnel(ended));

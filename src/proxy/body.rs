@@ -10,13 +10,13 @@ use pin_project_lite::pin_project;
 
 use crate::{
     error::{BoxError, Error},
-    forward,
+    forward, models,
     observe::ObserveBody,
     timeout::{DeadlineBody, TimeoutBody},
 };
 
 /// The body that the stack makes of the backend's.
-pub(super) type Proxied<P> = ObserveBody<DeadlineBody<TimeoutBody<P>>>;
+pub(super) type Proxied<P> = ObserveBody<DeadlineBody<models::ResponseBody<TimeoutBody<P>>>>;
 
 pin_project! {
     /// The body of a response: the wrapped service's `W`, the backend's `P` as it comes, or the

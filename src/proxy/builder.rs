@@ -28,7 +28,7 @@ pub struct Builder<F = Forward> {
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         Self {
-            config: config,
+            config,
             paths: endpoint::Mount::default(),
             health_path: None,
             selector: None,

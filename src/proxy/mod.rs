@@ -175,6 +175,7 @@
 //! front of any other server:
 //!
 //! ```
+//! use bytes::Bytes;
 //! use http::Response;
 //! use http_body_util::{Either, Full};
 //! use tower::{BoxError, ServiceBuilder};
@@ -183,7 +184,7 @@
 //! let limit = ServiceBuilder::new()
 //!     .map_result(|result: Result<Response<_>, BoxError>| match result {
 //!         Ok(response) => Ok::<_, BoxError>(response.map(Either::Left)),
-//!         Err(_) => Ok(Error::overloaded().to_response::<Full<_>>().map(Either::Right)),
+//!         Err(_) => Ok(Error::overloaded().to_response::<Full<Bytes>>().map(Either::Right)),
 //!     })
 //!     .load_shed()
 //!     .concurrency_limit(100)

@@ -26,12 +26,14 @@ use crate::{
     endpoint::PathMatch,
     error::{BoxError, Error, Kind},
     forward::Forward,
+    models,
     service::accessors,
     timeout::{DeadlineBody, TimeoutBody},
 };
 
 /// The future of a request that is rejected above the stack.
-type Rejected<P> = Ready<Result<Response<DeadlineBody<TimeoutBody<P>>>, Error>>;
+type Rejected<P> =
+    Ready<Result<Response<DeadlineBody<models::ResponseBody<TimeoutBody<P>>>>, Error>>;
 
 /// Proxies the endpoints of the OpenAI API and leaves every other request to the service it wraps.
 ///

@@ -4,6 +4,7 @@ use super::state::State;
 use crate::{
     auth::AuthPassthrough,
     model::{ModelOverride, ModelOverrideLayer},
+    models::MergeModels,
     observe::Observe,
     route::BackendRoute,
     timeout::{Deadline, Timeout, TimeoutLayer},
@@ -11,7 +12,7 @@ use crate::{
 
 /// What proxied requests go through.
 pub(super) type Stack<F> =
-    Observe<Deadline<AuthPassthrough<BackendRoute<ModelOverride<Timeout<F>>>>>>;
+    Observe<Deadline<AuthPassthrough<MergeModels<BackendRoute<ModelOverride<Timeout<F>>>>>>>;
 
 /// The order of the stages.
 pub(super) fn stack<F>(state: &State, forward: F) -> Stack<F> {
@@ -19,6 +20,7 @@ pub(super) fn stack<F>(state: &State, forward: F) -> Stack<F> {
         .layer(state.observe.clone())
         .layer(state.deadline.clone())
         .layer(state.auth.clone())
+        .layer(state.models.clone())
         .layer(state.route.clone())
         .layer(ModelOverrideLayer::new())
         .layer(TimeoutLayer::new())

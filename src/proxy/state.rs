@@ -6,8 +6,9 @@ use std::sync::{
 use tokio::sync::watch;
 
 use crate::{
-    auth::AuthPassthroughLayer, backend::Backend, config::Config, endpoint, observe::ObserveLayer,
-    route::BackendRouteLayer, timeout::DeadlineLayer,
+    auth::AuthPassthroughLayer, backend::Backend, config::Config, endpoint,
+    models::MergeModelsLayer, observe::ObserveLayer, route::BackendRouteLayer,
+    timeout::DeadlineLayer,
 };
 
 /// What a layer, its clones, its handle and its services share.
@@ -23,6 +24,7 @@ pub(super) struct State {
     pub(super) observe: ObserveLayer,
     pub(super) deadline: DeadlineLayer,
     pub(super) auth: AuthPassthroughLayer,
+    pub(super) models: MergeModelsLayer,
     pub(super) route: BackendRouteLayer,
 }
 
@@ -32,6 +34,7 @@ impl State {
             observe,
             deadline: DeadlineLayer::from_config(config),
             auth: AuthPassthroughLayer::from_config(config),
+            models: MergeModelsLayer::from_config(config),
             route,
         }
     }

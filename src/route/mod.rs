@@ -258,6 +258,29 @@ pub struct BackendRoute<S> {
 
 impl<S> BackendRoute<S> {
     accessors!();
+
+    /// The backends that serve a request, in the order of the configuration, where there are several
+    /// and the request doesn't select one by its name.
+    pub(crate) fn several<B>(&self, request: &Request<B>) -> Option<Vec<Backend>> {
+        match self.routes.plan(request) {
+            Ok(Plan::Select(backends)) if backends.len() > 1 => Some(backends),
+            _ => None,
+        }
+    }
+}
+
+impl<S> BackendRoute<S>
+where
+    S: Service<Request<RequestBody>> + Clone,
+{
+    /// Sends a request to this backend alone.
+    pub(crate) fn send_to(
+        &self,
+        backend: Backend,
+        request: Request<RequestBody>,
+    ) -> ResponseFuture<S> {
+        ResponseFuture::one(request, backend, self.inner.clone(), self.routes.clone())
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for BackendRoute<S>
@@ -278,7 +301,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let routes = &self.routes;
-        let max_bytes = if is_upload(request.headers()) {
+        // A body that fits either way needs no look at its type.
+        let length = request.body().size_hint().upper();
+        let is_small = length.is_some_and(|length| length <= routes.max_body_bytes);
+        let max_bytes = if !is_small && is_upload(request.headers()) {
             routes.max_upload_bytes
         } else {
             routes.max_body_bytes
@@ -351,8 +377,8 @@ impl Routes {
         let serves = |backend: &&Backend| {
             serves_path(backend) && (!is_upgrade || backend.takes_websockets())
         };
-        let unserved = |mut backends: slice::Iter<'_, Backend>| {
-            Error::new(if backends.any(|backend| serves_path(&backend)) {
+        let unserved = |backends: &[Backend]| {
+            Error::new(if backends.iter().any(|backend| serves_path(&backend)) {
                 Kind::WebSocketUnsupported
             } else {
                 Kind::NoCandidate
@@ -367,7 +393,7 @@ impl Routes {
             return if serves(&named) {
                 Ok(Plan::One(named.clone()))
             } else {
-                Err(unserved(slice::from_ref(named).iter()))
+                Err(unserved(slice::from_ref(named)))
             };
         }
         let candidates = self.backends.iter().filter(serves);
@@ -377,7 +403,7 @@ impl Routes {
             _ => candidates.cloned().collect(),
         };
         match (&*candidates, &self.selector) {
-            ([], _) => Err(unserved(self.backends.iter())),
+            ([], _) => Err(unserved(&self.backends)),
             ([only], None) => Ok(Plan::One(only.clone())),
             _ => Ok(Plan::Select(candidates)),
         }

@@ -148,7 +148,7 @@ where
             return Poll::Ready(match result {
                 Ok(mut response) => {
                     if let Some(deadline) = deadline {
-                        if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+                        if let Some(tunnel) = Tunnel::of(&response) {
                             tunnel.end_at(deadline);
                         }
                         response.extensions_mut().insert(EndsAt(deadline));

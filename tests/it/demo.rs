@@ -1,8 +1,9 @@
-//! `--demo`: the embedded stand-in for the API. What OpenAI's own SDKs make of it is tested in
-//! `clients`.
+//! `--demo`: the embedded mock of the API. How OpenAI's SDKs read it is tested in `clients`.
 
 use serde_json::{Value, json};
 
+#[cfg(target_os = "linux")]
+use crate::support::usage;
 use crate::support::{Message, Server, Wire, find, nobody, post, post_with};
 
 /// A question to this model, with further fields.
@@ -20,6 +21,57 @@ async fn ask(server: &Server, request: impl AsRef<[u8]>) -> Message {
     let mut client = Wire::connect(server.address).await;
     client.send(request).await;
     client.response().await
+}
+
+/// A request for `path`, with credentials.
+fn request(method: &str, path: &str, content_type: &str, body: &str) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer sk-test\r\n\
+         Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn post_json(path: &str, body: &Value) -> String {
+    request("POST", path, "application/json", &body.to_string())
+}
+
+/// A form with these fields, and a file with this content.
+fn post_form(path: &str, fields: &[(&str, &str)], file: &str) -> String {
+    let disposition = "--line\r\nContent-Disposition: form-data";
+    let mut form = String::new();
+    for (name, value) in fields {
+        form += &format!("{disposition}; name=\"{name}\"\r\n\r\n{value}\r\n");
+    }
+    form += &format!("{disposition}; name=\"file\"; filename=\"a file.bin\"\r\n\r\n");
+    form = form + file + "\r\n--line--\r\n";
+    request("POST", path, "multipart/form-data; boundary=line", &form)
+}
+
+/// Fails unless `value` has at least what `shape` has. Empty strings, zeros and false stand for any
+/// string, number and boolean; the item of an array, for all its items.
+fn assert_shape(value: &Value, shape: &Value, place: &str) {
+    let fits = match (shape, value) {
+        (Value::Object(shape), Value::Object(_)) => {
+            for (name, shape) in shape {
+                assert_shape(&value[name], shape, &format!("{place}.{name}"));
+            }
+            true
+        }
+        (Value::Array(shape), Value::Array(items)) => {
+            for item in items {
+                assert_shape(item, &shape[0], &format!("{place}[]"));
+            }
+            items.is_empty() == shape.is_empty()
+        }
+        (Value::String(shape), Value::String(text)) => shape.is_empty() || shape == text,
+        (Value::Number(shape), Value::Number(number)) => {
+            shape.as_u64() == Some(0) || shape == number
+        }
+        (Value::Bool(_), Value::Bool(_)) | (Value::Null, Value::Null) => true,
+        _ => false,
+    };
+    assert!(fits, "{place}: {value} instead of {shape}");
 }
 
 /// The data of the events of a stream.
@@ -61,6 +113,348 @@ async fn it_answers() {
     let content = choice["message"]["content"].as_str().expect("text");
     assert!(content.contains("What is a proxy?"), "{content}");
     assert!(json["usage"]["total_tokens"].as_u64() > Some(4));
+}
+
+#[tokio::test]
+async fn every_endpoint_answers_in_the_api_s_shape() {
+    let server = Server::demo(&[]);
+    let get = |path: &str| request("GET", path, "", "");
+    let model = json!({ "id": "", "object": "model", "created": 0, "owned_by": "" });
+    let usage = json!({
+        "prompt_tokens": 2,
+        "completion_tokens": 0,
+        "total_tokens": 0,
+    });
+    let message = json!({
+        "id": "", "type": "message", "role": "assistant", "status": "completed",
+        "content": [{ "type": "output_text", "text": "", "annotations": [], "logprobs": [] }],
+    });
+    for (request, shape) in [
+        (
+            get("/v1/models"),
+            json!({ "object": "list", "data": [model] }),
+        ),
+        (
+            get("/models/maker%2Fany-model"),
+            json!({ "id": "maker/any-model", "object": "model", "created": 0, "owned_by": "" }),
+        ),
+        (
+            post_json(
+                "/v1/completions",
+                &json!({ "model": "gpt-demo", "prompt": "Hello, proxy!", "n": 2 }),
+            ),
+            json!({
+                "id": "", "object": "text_completion", "created": 0, "model": "gpt-demo",
+                "choices": [{ "index": 0, "text": "", "logprobs": null, "finish_reason": "stop" }],
+                "usage": usage,
+            }),
+        ),
+        (
+            post_json(
+                "/v1/responses",
+                &json!({ "model": "gpt-demo", "input": "Hello, proxy!" }),
+            ),
+            json!({
+                "id": "", "object": "response", "created_at": 0, "status": "completed",
+                "error": null, "incomplete_details": null, "instructions": null, "metadata": {},
+                "model": "gpt-demo", "output": [message], "parallel_tool_calls": true,
+                "temperature": 0, "tool_choice": "auto", "top_p": 0,
+                "usage": {
+                    "input_tokens": 2, "input_tokens_details": { "cached_tokens": 0 },
+                    "output_tokens": 0, "output_tokens_details": { "reasoning_tokens": 0 },
+                    "total_tokens": 0,
+                },
+            }),
+        ),
+        (
+            post_json(
+                "/v1/embeddings",
+                &json!({ "model": "gpt-demo", "input": ["one", "two"] }),
+            ),
+            json!({
+                "object": "list", "model": "gpt-demo",
+                "data": [{ "object": "embedding", "index": 0, "embedding": [0] }],
+                "usage": { "prompt_tokens": 2, "total_tokens": 2 },
+            }),
+        ),
+        (
+            post_json("/v1/images/generations", &json!({ "prompt": "A proxy" })),
+            json!({
+                "created": 0, "data": [{ "b64_json": "" }],
+                "usage": {
+                    "input_tokens": 2, "output_tokens": 1, "total_tokens": 3,
+                    "input_tokens_details": { "image_tokens": 0, "text_tokens": 2 },
+                },
+            }),
+        ),
+        (
+            post_form(
+                "/v1/audio/transcriptions",
+                &[("model", "gpt-demo")],
+                "12345",
+            ),
+            json!({
+                "text": "The demo can't hear, but 5 bytes of a file.bin came through the proxy.",
+                "usage": { "type": "duration", "seconds": 0 },
+            }),
+        ),
+        (
+            post_form("/v1/files", &[("purpose", "user_data")], "12345"),
+            json!({
+                "id": "", "object": "file", "bytes": 5, "created_at": 0, "expires_at": null,
+                "filename": "a file.bin", "purpose": "user_data", "status": "processed",
+            }),
+        ),
+    ] {
+        let line = request.lines().next().unwrap();
+        let answer = ask(&server, &request).await;
+        assert_eq!(answer.start_line(), "HTTP/1.1 200 OK", "{line}");
+        assert_shape(&answer.json(), &shape, line);
+    }
+}
+
+#[tokio::test]
+async fn bad_requests_are_errors_in_the_api_s_shape() {
+    let server = Server::demo(&[]);
+    for (request, status, code, param) in [
+        (
+            request("POST", "/v1/nothing", "", ""),
+            404,
+            json!("unknown_url"),
+            json!(null),
+        ),
+        (
+            request("DELETE", "/v1/files", "", ""),
+            405,
+            json!("method_not_supported"),
+            json!(null),
+        ),
+        (
+            post_json("/v1/responses", &json!([])),
+            400,
+            json!(null),
+            json!(null),
+        ),
+        (
+            post_json("/v1/responses", &json!({ "model": "gpt-demo" })),
+            400,
+            json!("missing_required_parameter"),
+            json!("input"),
+        ),
+        (
+            post_json(
+                "/v1/embeddings",
+                &json!({ "model": "gpt-demo", "input": [] }),
+            ),
+            400,
+            json!("missing_required_parameter"),
+            json!("input"),
+        ),
+        (
+            post_form("/v1/files", &[], ""),
+            400,
+            json!("missing_required_parameter"),
+            json!("purpose"),
+        ),
+        (
+            request("POST", "/v1/files", "text/plain", ""),
+            400,
+            json!(null),
+            json!(null),
+        ),
+    ] {
+        let line = request.lines().next().unwrap();
+        let answer = ask(&server, &request).await;
+        assert_eq!(answer.status(), status, "{line}");
+        assert_eq!(answer.field("proxy-status"), None, "it is the API's");
+        let shape = json!({ "message": "", "type": "invalid_request_error" });
+        let error = &answer.json()["error"];
+        assert_shape(error, &shape, line);
+        assert_eq!((&error["code"], &error["param"]), (&code, &param), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn work_for_one_request_is_limited() {
+    let server = Server::demo(&[]);
+    let embeddings = |inputs: usize, dimensions: usize| {
+        let input = vec!["word"; inputs];
+        let request = json!({ "model": "gpt-demo", "input": input, "dimensions": dimensions });
+        post_json("/v1/embeddings", &request)
+    };
+    for (request, status) in [
+        (embeddings(2048, 128), 200),
+        (embeddings(2049, 1), 400),
+        (embeddings(2048, 129), 400),
+        (embeddings(1, 3073), 400),
+        (embeddings(1, 0), 400),
+        (
+            post(&question(
+                "gpt-demo",
+                json!({ "user": "a".repeat(16 << 20) }),
+            )),
+            413,
+        ),
+    ] {
+        assert_eq!(ask(&server, &request).await.status(), status);
+    }
+
+    let request = json!({ "prompt": "A proxy", "n": 1_000_000 });
+    let answer = ask(&server, post_json("/v1/images/generations", &request)).await;
+    assert_eq!(answer.json()["data"].as_array().map(Vec::len), Some(10));
+}
+
+#[tokio::test]
+async fn embeddings_depend_on_the_input_only() {
+    let server = Server::demo(&[]);
+    let embed = async |input: Value, format: &str| {
+        let request = json!({ "model": "gpt-demo", "input": input, "encoding_format": format });
+        let answer = ask(&server, post_json("/v1/embeddings", &request)).await;
+        answer.json()["data"].clone()
+    };
+    let both = embed(json!(["one", "two"]), "float").await;
+    assert_eq!(
+        both[0]["embedding"],
+        embed(json!("one"), "float").await[0]["embedding"]
+    );
+    assert_ne!(both[0]["embedding"], both[1]["embedding"]);
+    let tokens = embed(json!([1, 2, 3]), "float").await;
+    assert_eq!(tokens.as_array().map(Vec::len), Some(1));
+    let base64 = embed(json!("one"), "base64").await;
+    // 8 numbers of 4 bytes.
+    assert_eq!(base64[0]["embedding"].as_str().map(str::len), Some(44));
+}
+
+#[tokio::test]
+async fn responses_are_streamed_as_named_events() {
+    let server = Server::demo(&[]);
+    let ask_for = async |more: Value| {
+        let mut request = json!({ "model": "gpt-demo", "stream": true, "input": "Hello, proxy!" });
+        let more = more.as_object().expect("an object").clone();
+        request.as_object_mut().expect("an object").extend(more);
+        let answer = ask(&server, post_json("/v1/responses", &request)).await;
+        named_events(&answer)
+    };
+    let tool = json!({ "type": "function", "name": "wave", "parameters": {} });
+    for (more, delta, names) in [
+        (
+            json!({}),
+            "response.output_text.delta",
+            vec![
+                "response.created",
+                "response.in_progress",
+                "response.output_item.added",
+                "response.content_part.added",
+                "response.output_text.delta",
+                "response.output_text.done",
+                "response.content_part.done",
+                "response.output_item.done",
+                "response.completed",
+            ],
+        ),
+        (
+            json!({ "tools": [tool] }),
+            "response.function_call_arguments.delta",
+            vec![
+                "response.created",
+                "response.in_progress",
+                "response.output_item.added",
+                "response.function_call_arguments.delta",
+                "response.function_call_arguments.done",
+                "response.output_item.done",
+                "response.completed",
+            ],
+        ),
+    ] {
+        let events = ask_for(more).await;
+        let mut sent: Vec<_> = events.iter().map(|(name, _)| name.as_str()).collect();
+        sent.dedup();
+        assert_eq!(sent, names);
+        for (at, (name, data)) in events.iter().enumerate() {
+            assert_eq!(
+                (&data["type"], &data["sequence_number"]),
+                (&json!(name), &json!(at))
+            );
+        }
+
+        let deltas = events.iter().filter(|(name, _)| name == delta);
+        let text: String = deltas
+            .filter_map(|(_, data)| data["delta"].as_str())
+            .collect();
+        let response = &events[events.len() - 1].1["response"];
+        assert_eq!(response["status"], "completed");
+        assert!(response["usage"]["total_tokens"].as_u64() > Some(2));
+        let item = &response["output"][0];
+        let whole = [&item["content"][0]["text"], &item["arguments"]];
+        assert_eq!(whole.into_iter().find_map(Value::as_str), Some(&*text));
+    }
+
+    let events = ask_for(json!({ "max_output_tokens": 2 })).await;
+    let (name, data) = &events[events.len() - 1];
+    assert_eq!(name, "response.incomplete");
+    assert_eq!(data["response"]["status"], "incomplete");
+    assert_eq!(
+        data["response"]["incomplete_details"]["reason"],
+        "max_output_tokens"
+    );
+}
+
+/// The events of a stream, by name.
+fn named_events(answer: &Message) -> Vec<(String, Value)> {
+    let text = String::from_utf8(answer.content()).expect("UTF-8");
+    let events = text.split_terminator("\n\n").map(|event| {
+        let (name, data) = event.split_once('\n').expect("two lines");
+        let name = name.strip_prefix("event: ").expect("a name");
+        let data = data.strip_prefix("data: ").expect("data");
+        (name.to_owned(), serde_json::from_str(data).expect("JSON"))
+    });
+    events.collect()
+}
+
+#[tokio::test]
+async fn completions_are_streamed() {
+    let server = Server::demo(&[]);
+    let request = json!({
+        "model": "gpt-demo", "prompt": "Hello, proxy!",
+        "stream": true, "stream_options": { "include_usage": true },
+    });
+    let mut chunks = chunks(&ask(&server, post_json("/v1/completions", &request)).await);
+    let usage = chunks.pop().expect("a chunk");
+    assert_eq!(usage["choices"], json!([]));
+    assert!(usage["usage"]["total_tokens"].as_u64() > Some(2));
+    let texts = chunks.iter().map(|chunk| {
+        assert_eq!(chunk["object"], "text_completion");
+        chunk["choices"][0]["text"].as_str().expect("text")
+    });
+    assert!(texts.collect::<String>().contains("Hello, proxy!"));
+    assert_eq!(
+        chunks[chunks.len() - 1]["choices"][0]["finish_reason"],
+        "stop"
+    );
+}
+
+/// Neither the proxy nor the mock, which are one process.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nobody_buffers_an_upload() {
+    let server = Server::demo(&[]);
+    // Makes the connections that the upload uses.
+    ask(
+        &server,
+        post_form("/v1/files", &[("purpose", "user_data")], ""),
+    )
+    .await;
+    let before = usage::Usage::of(&server).memory;
+    let length = 64 << 20;
+    let file = "a".repeat(length);
+    let answer = ask(
+        &server,
+        post_form("/v1/files", &[("purpose", "user_data")], &file),
+    )
+    .await;
+    assert_eq!(answer.json()["bytes"], length);
+    let grown = usage::peak_memory(&server) - before;
+    assert!(grown < 30 << 10, "by {grown} KiB");
 }
 
 #[tokio::test]
@@ -161,6 +555,16 @@ async fn errors_of_the_api_come_for_the_asking() {
                 json!({ "stream": true }),
             )),
             post_with(&header, &question("gpt-demo", json!({}))),
+            post_json(
+                "/v1/responses",
+                &json!({ "model": format!("demo-{status}"), "input": "Hello" }),
+            ),
+            post_form(
+                "/v1/audio/transcriptions",
+                &[("model", &format!("demo-{status}"))],
+                "",
+            ),
+            request("GET", &format!("/v1/models/demo-{status}"), "", ""),
         ] {
             let answer = ask(&server, request).await;
             assert_eq!(answer.status(), status);

@@ -1,6 +1,7 @@
 //! The proxy from outside, over real sockets on the loopback address: the server as a process, and
 //! the layers in apps of these tests.
 
+mod api;
 mod async_openai;
 mod axum;
 mod backends;

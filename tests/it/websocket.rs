@@ -559,6 +559,7 @@ async fn a_tunnel_is_not_an_idle_connection() {
 
 /// A backend that answers each message with the same, until it is asked to close.
 fn echo(stream: std::net::TcpStream) -> tungstenite::Result<()> {
+    #[allow(clippy::result_large_err)] // the library's own type
     let choose = |request: &Request, mut response: Response| {
         let protocols = &request.headers()["sec-websocket-protocol"];
         let chosen = protocols.to_str().expect("ASCII").split(", ").next();

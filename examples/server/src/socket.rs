@@ -49,9 +49,12 @@ impl Socket {
         std::future::pending::<()>().await;
     }
 
-    /// Whether a read waits for the client, so that [`closed`](Self::closed) tells nothing sooner.
-    pub(crate) fn is_read_waiting(&self) -> bool {
-        self.0.is_read_waiting.load(Relaxed)
+    /// Calls `poll`, and tells whether a read in it waits for the client, so that
+    /// [`closed`](Self::closed) would tell nothing sooner.
+    pub(crate) fn is_read_in<R>(&self, poll: impl FnOnce() -> R) -> (R, bool) {
+        self.0.is_read_waiting.store(false, Relaxed);
+        let result = poll();
+        (result, self.0.is_read_waiting.load(Relaxed))
     }
 
     /// Whether the client opens with this, which is left unread.
@@ -92,8 +95,9 @@ impl AsyncRead for Socket {
         let shared = &*self.0;
         loop {
             let readiness = shared.stream.poll_read_ready(cx);
-            let is_waiting = &shared.is_read_waiting;
-            is_waiting.store(readiness.is_pending(), Relaxed);
+            shared
+                .is_read_waiting
+                .store(readiness.is_pending(), Relaxed);
             ready!(readiness)?;
             let room = buffer.remaining();
             match shared.stream.try_read_buf(buffer) {

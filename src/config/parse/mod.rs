@@ -132,6 +132,7 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             "max_upload_bytes" => settings.max_upload_bytes = field.whole_number(allowed::BYTES)?,
             "require_auth" => settings.require_auth = field.boolean()?,
             "backend_header" => settings.backend_header = field.boolean()?,
+            "merge_models" => settings.merge_models = field.boolean()?,
             "failover_on" => {
                 settings.failover_on = field
                     .items("a list of status codes")?
@@ -142,8 +143,8 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             _ => {
                 return Err(field.unknown(
                     "`timeout`, `connect_timeout`, `idle_timeout`, `tunnel_idle_timeout`, \
-                     `total_timeout`, `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, \
-                     `backend_header`, `failover_on` and `cooldown`",
+                     `total_timeout`, `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, \
+                     `require_auth`, `backend_header`, `merge_models`, `failover_on` and `cooldown`",
                 ));
             }
         }

@@ -41,6 +41,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    #[inline]
     pub(super) fn new(request: Request<RequestBody>, target: Target, pool: Arc<Pool>) -> Self {
         let (parts, body) = request.into_parts();
         Self {
@@ -68,6 +69,8 @@ pub(super) struct Exchange {
     is_poolable: bool,
 }
 
+// The exchange is boxed as a whole.
+#[cfg_attr(not(feature = "http2"), expect(clippy::large_enum_variant))]
 enum Protocol {
     Http1(http1::Exchange<Stream, RequestBody>),
     Http2(http2::Exchange<RequestBody>, Option<Box<Repeat>>),
@@ -92,6 +95,9 @@ struct Repeat {
 
 impl Exchange {
     /// Starts to send a request, and gives what is left of it.
+    ///
+    /// Inlined, so that the request isn't moved from call to call.
+    #[inline(always)]
     pub(super) fn start(
         outgoing: Outgoing,
         open: Open,
@@ -102,6 +108,7 @@ impl Exchange {
         }
     }
 
+    #[inline(always)]
     fn start_http1(outgoing: Outgoing, stream: Stream) -> (Box<Self>, Option<Parts>) {
         let Outgoing {
             parts,

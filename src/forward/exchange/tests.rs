@@ -59,12 +59,12 @@ mod http2 {
 
     /// Sends a request on a new connection, and gives the backend's side of that.
     async fn start(outgoing: Outgoing) -> (Box<Exchange>, DuplexStream) {
-        let (ours, theirs) = duplex(64 * 1024);
-        let connection = Connected::Http2(connect(ours).await.unwrap());
+        let (client, wire) = duplex(64 * 1024);
+        let connection = Connected::Http2(connect(client).await.unwrap());
         let pool = outgoing.pool.clone();
         let open = pool.admit(outgoing.target.backend.origin(), connection);
         let started = Exchange::start(outgoing, open.unwrap());
-        (started.ok().expect("an open connection").0, theirs)
+        (started.ok().expect("an open connection").0, wire)
     }
 
     async fn head(exchange: &mut Exchange) -> Result<Head, Error> {
@@ -72,15 +72,15 @@ mod http2 {
     }
 
     /// Refuses the first request of a connection.
-    async fn refuse(theirs: DuplexStream, reason: Reason) {
-        let mut server = server::handshake(theirs).await.unwrap();
+    async fn refuse(wire: DuplexStream, reason: Reason) {
+        let mut server = server::handshake(wire).await.unwrap();
         let (_request, mut respond) = server.accept().await.unwrap().unwrap();
         respond.send_reset(reason);
         while server.accept().await.is_some() {}
     }
 
     /// Closes a connection with this last stream, reason 11 and debug data (RFC 9113, section 6.8).
-    async fn go_away(mut theirs: DuplexStream, last_stream: u8) {
+    async fn go_away(mut wire: DuplexStream, last_stream: u8) {
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let go_away = [
             0,
@@ -102,16 +102,16 @@ mod http2 {
             11,
         ];
         let end = [&settings[..], &go_away, b"sk-key"].concat();
-        theirs.write_all(&end).await.unwrap();
-        theirs.shutdown().await.unwrap();
-        theirs.read_to_end(&mut Vec::new()).await.unwrap();
+        wire.write_all(&end).await.unwrap();
+        wire.shutdown().await.unwrap();
+        wire.read_to_end(&mut Vec::new()).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_refused_request_can_be_sent_again_while_its_body_is_in_memory() {
         for (reason, is_repeated) in [(Reason::REFUSED_STREAM, true), (Reason::CANCEL, false)] {
-            let (mut exchange, theirs) = start(outgoing(buffered())).await;
-            tokio::spawn(refuse(theirs, reason));
+            let (mut exchange, wire) = start(outgoing(buffered())).await;
+            tokio::spawn(refuse(wire, reason));
             let error = head(&mut exchange).await.unwrap_err();
             assert_eq!(error.code(), "connection_terminated");
             let unprocessed = exchange.into_unprocessed();
@@ -127,8 +127,8 @@ mod http2 {
         let mut next = Some(outgoing(buffered()));
         let mut sent = 0;
         while let Some(outgoing) = next {
-            let (mut exchange, theirs) = start(outgoing).await;
-            tokio::spawn(refuse(theirs, Reason::REFUSED_STREAM));
+            let (mut exchange, wire) = start(outgoing).await;
+            tokio::spawn(refuse(wire, Reason::REFUSED_STREAM));
             head(&mut exchange).await.unwrap_err();
             sent += 1;
             next = exchange.into_unprocessed();
@@ -139,8 +139,8 @@ mod http2 {
     #[tokio::test]
     async fn a_request_that_a_goaway_excludes_can_be_sent_again() {
         for (last_stream, is_repeated) in [(0, true), (1, false)] {
-            let (mut exchange, theirs) = start(outgoing(buffered())).await;
-            tokio::spawn(go_away(theirs, last_stream));
+            let (mut exchange, wire) = start(outgoing(buffered())).await;
+            tokio::spawn(go_away(wire, last_stream));
             let error = head(&mut exchange).await.unwrap_err();
             assert_eq!(error.code(), "connection_terminated");
             assert!(!format!("{error:?}").contains("sk-"), "{error:?}");
@@ -152,19 +152,19 @@ mod http2 {
     #[tokio::test]
     async fn a_streamed_body_is_sent_again_only_where_nothing_of_it_was_read() {
         let (mut client, body) = Channel::<Bytes>::new(1);
-        let (mut exchange, theirs) = start(outgoing(RequestBody::new(body))).await;
-        tokio::spawn(go_away(theirs, 0));
+        let (mut exchange, wire) = start(outgoing(RequestBody::new(body))).await;
+        tokio::spawn(go_away(wire, 0));
         head(&mut exchange).await.unwrap_err();
         let again = exchange.into_unprocessed().expect("nothing was read");
 
         client.send_data("some text".into()).await.unwrap();
-        let (mut exchange, mut theirs) = start(again).await;
+        let (mut exchange, mut wire) = start(again).await;
         tokio::spawn(async move {
             let mut read = Vec::new();
             while !read.ends_with(b"some text") {
-                theirs.read_buf(&mut read).await.unwrap();
+                wire.read_buf(&mut read).await.unwrap();
             }
-            go_away(theirs, 0).await;
+            go_away(wire, 0).await;
         });
         head(&mut exchange).await.unwrap_err();
         assert!(exchange.into_unprocessed().is_none());

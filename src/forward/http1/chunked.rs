@@ -231,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    /// Feeds the input in pieces and gives the data of each, joined, and what was left over.
+    /// Decodes the input piece by piece: the data of each, and how much was left over.
     fn decode(pieces: &[&[u8]]) -> Result<(Vec<Vec<u8>>, Chunked, usize), Malformed> {
         let mut chunked = Chunked::new();
         let mut data = Vec::new();
@@ -257,7 +257,7 @@ mod tests {
         b"3\r\nabc\r\n00A ; a=\"b\"\r\n0123456789\r\n0\r\nx-sum: 1\r\nx-sum: 2\r\n\r\n";
 
     #[test]
-    fn each_chunk_is_a_piece_of_its_own() {
+    fn chunks_are_not_joined() {
         let (data, mut chunked, left_over) = decode(&[BODY]).unwrap();
         assert_eq!(data, [b"abc".to_vec(), b"0123456789".to_vec()]);
         assert_eq!(left_over, 0);
@@ -319,9 +319,9 @@ mod tests {
     }
 
     #[test]
-    fn data_before_a_mistake_is_given_out() {
-        for mistake in [b"\n".as_slice(), b"\r\ng", b"\r\n0\r\nno colon\r\n\r\n"] {
-            let input = [b"3\r\nabc", mistake].concat();
+    fn data_before_an_error_is_returned() {
+        for error in [b"\n".as_slice(), b"\r\ng", b"\r\n0\r\nno colon\r\n\r\n"] {
+            let input = [b"3\r\nabc", error].concat();
             let mut chunked = Chunked::new();
             let (taken, data) = chunked.advance(&input).unwrap();
             assert_eq!(&input[data], b"abc");

@@ -23,6 +23,7 @@ impl HeadEncoder {
         Self { head }
     }
 
+    #[inline]
     pub(crate) fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
         write_field(&mut self.head, name, value);
     }

@@ -7,12 +7,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::Request;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 
 use super::Unsent;
-use crate::forward::message::{ExchangeError, Framing, Head, Source};
+use crate::forward::message::{ExchangeError, Framing, Head, PollFrame, Source};
 
 pub(crate) struct Connection(Infallible);
 
@@ -53,10 +52,7 @@ impl<B: Body> Exchange<B> {
         match self.0 {}
     }
 
-    pub(crate) fn poll_frame(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError<B::Error>>>> {
+    pub(crate) fn poll_frame(&mut self, _: &mut Context<'_>) -> PollFrame<B::Error> {
         match self.0 {}
     }
 

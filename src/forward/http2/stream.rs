@@ -12,11 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::connection::Slot;
 use crate::{
-    forward::message::{ExchangeError, Framing, Head},
+    forward::message::{ExchangeError, Framing, Head, PollFrame},
     header::is_hop_by_hop,
 };
-
-type PollFrame<E> = Poll<Option<Result<Frame<Bytes>, ExchangeError<E>>>>;
 
 /// One exchange.
 pub(crate) struct Exchange<B> {
@@ -33,7 +31,7 @@ enum Response {
     Head(ResponseFuture),
     Body {
         body: RecvStream,
-        /// How much is to come, where the head has told.
+        /// How much is to come, if there is a `Content-Length`.
         left: Option<u64>,
     },
     End,

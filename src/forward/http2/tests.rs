@@ -24,15 +24,15 @@ type Server = h2::server::Connection<DuplexStream, Bytes>;
 
 /// A connection, and the backend's side of it, which allows so many streams.
 async fn connected(max_streams: u32) -> (Connection, Server) {
-    let (ours, theirs) = duplex(64 * 1024);
-    let connection = connect(ours).await.unwrap();
-    let mut server = h2::server::Builder::new();
-    server.max_concurrent_streams(max_streams);
-    (connection, server.handshake(theirs).await.unwrap())
+    let (client, server) = duplex(64 * 1024);
+    let connection = connect(client).await.unwrap();
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(max_streams);
+    (connection, builder.handshake(server).await.unwrap())
 }
 
 /// Serves without an answer until the connection is closed.
-async fn serve_silently(mut server: Server) {
+async fn serve_without_responding(mut server: Server) {
     let mut asked = Vec::new();
     while let Some(Ok(request)) = server.accept().await {
         asked.push(request);
@@ -70,7 +70,7 @@ async fn one_stream_is_open_at_first_and_then_as_many_as_the_backend_allows() {
     let first = connection.reserve(MAX_AGE).unwrap();
     assert!(connection.reserve(MAX_AGE).is_none());
 
-    tokio::spawn(serve_silently(server));
+    tokio::spawn(serve_without_responding(server));
     settle().await;
     let _more = [0; 2].map(|_| connection.reserve(MAX_AGE).unwrap());
     assert!(connection.reserve(MAX_AGE).is_none());
@@ -85,7 +85,7 @@ async fn one_stream_is_open_at_first_and_then_as_many_as_the_backend_allows() {
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_answers_pings_keeps_its_connection() {
     let (mut connection, server) = connected(100).await;
-    tokio::spawn(serve_silently(server));
+    tokio::spawn(serve_without_responding(server));
     let _permit = connection.reserve(MAX_AGE).unwrap();
     sleep(Duration::from_secs(3600)).await;
     assert!(connection.is_usable(Duration::ZERO, Duration::MAX));
@@ -109,7 +109,7 @@ async fn a_backend_that_no_longer_answers_pings_is_given_up() {
 async fn a_connection_is_unusable_when_it_has_been_idle_for_too_long() {
     const IDLE: Duration = Duration::from_secs(90);
     let (mut connection, server) = connected(100).await;
-    let server = tokio::spawn(serve_silently(server));
+    let server = tokio::spawn(serve_without_responding(server));
     settle().await;
     let permit = connection.reserve(MAX_AGE).unwrap();
     sleep(2 * IDLE).await;
@@ -131,7 +131,7 @@ async fn a_connection_takes_no_requests_once_its_end_is_announced() {
     let mut exchange = send_empty(connection.reserve(MAX_AGE).unwrap());
     let (_, mut respond) = server.accept().await.unwrap().unwrap();
     server.graceful_shutdown();
-    tokio::spawn(serve_silently(server));
+    tokio::spawn(serve_without_responding(server));
     settle().await;
 
     assert!(connection.reserve(MAX_AGE).is_none());
@@ -146,7 +146,7 @@ async fn the_response_header_timeout_is_paused_while_the_client_sends() {
     const TIMEOUT: Duration = Duration::from_secs(2);
     const PAUSE: Duration = Duration::from_millis(10_700);
     let (connection, server) = connected(100).await;
-    tokio::spawn(serve_silently(server));
+    tokio::spawn(serve_without_responding(server));
     let (mut client, body) = Channel::<Bytes>::new(1);
     let service = TimeoutLayer::new()
         .with_default_response_head(TIMEOUT)
@@ -178,7 +178,7 @@ async fn the_response_header_timeout_is_paused_while_the_client_sends() {
 #[tokio::test(start_paused = true)]
 async fn an_old_connection_takes_no_more_requests() {
     let (mut connection, server) = connected(100).await;
-    tokio::spawn(serve_silently(server));
+    tokio::spawn(serve_without_responding(server));
     settle().await;
     let permit = connection.reserve(MAX_AGE).unwrap();
     sleep(MAX_AGE - Duration::from_secs(1)).await;

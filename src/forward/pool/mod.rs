@@ -79,11 +79,12 @@ struct Idle {
 
 impl Idle {
     fn is_usable(&mut self, timeout: Duration) -> bool {
-        let idle = self.since.elapsed();
+        let now = Instant::now();
+        let idle = now.saturating_duration_since(self.since);
         idle < timeout
-            && self.stream.age() < MAX_AGE
-            && self.stream.is_silent()
-            && (idle < PROBE_AFTER || self.stream.is_socket_silent())
+            && now.saturating_duration_since(self.stream.connected_at()) < MAX_AGE
+            && self.stream.is_idle()
+            && (idle < PROBE_AFTER || self.stream.is_socket_idle())
     }
 }
 

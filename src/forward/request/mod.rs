@@ -193,6 +193,7 @@ impl<'a> Outbound<'a> {
 
     /// The header section but for `Host`: the backend's key, then the client's fields in their
     /// order.
+    #[inline(always)]
     pub(super) fn for_each_field(&self, mut visit: impl FnMut(Field<'_>)) {
         if let Some(credential) = self.credential {
             visit(Field::Plain(&AUTHORIZATION, credential));
@@ -257,6 +258,7 @@ impl<'a> Outbound<'a> {
     }
 
     /// Whether a field isn't for the backend, whatever its value.
+    #[inline(always)]
     fn is_dropped(&self, name: &HeaderName) -> bool {
         if self.target.is_upgrade() && is_handshake(name) {
             return false;

@@ -231,7 +231,7 @@ fn expected(request: &Request<()>, own_key: bool, is_chunked: bool) -> Vec<(Stri
         let names = text.split(',').map(|name| name.trim_matches([' ', '\t']));
         names.map(str::to_owned).collect()
     };
-    let nominated: Vec<_> = values("connection").flat_map(names).collect();
+    let options: Vec<_> = values("connection").flat_map(names).collect();
     let te = values("te").flat_map(names);
     let wants_trailers = te.map(|coding| coding.split(';').next().unwrap().trim() == "trailers");
     let mut wants_trailers = wants_trailers.collect::<Vec<_>>().contains(&true);
@@ -254,7 +254,7 @@ fn expected(request: &Request<()>, own_key: bool, is_chunked: bool) -> Vec<(Stri
             );
         let is_dropped = is_replaced
             || DROPPED.contains(&name)
-            || nominated.iter().any(|nominated| nominated == name)
+            || options.iter().any(|option| option == name)
             || (name == "trailer" && !is_chunked);
         if !is_dropped {
             fields.push((name.to_owned(), value.as_bytes().trim_ascii().to_vec()));

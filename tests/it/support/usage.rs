@@ -18,15 +18,24 @@ impl Usage {
     pub(crate) fn of(server: &Server) -> Self {
         let process = PathBuf::from(format!("/proc/{}", server.id()));
         let entries = |name| fs::read_dir(process.join(name)).expect("a process").count();
-        let status = fs::read_to_string(process.join("status")).expect("a process");
-        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let memory = memory.and_then(|memory| memory.trim().strip_suffix(" kB"));
         Self {
             descriptors: entries("fd"),
             threads: entries("task"),
-            memory: memory.and_then(|memory| memory.parse().ok()).expect("kB"),
+            memory: memory(server, "VmRSS:"),
         }
     }
+}
+
+/// The most resident memory that the server has had, in KiB.
+pub(crate) fn peak_memory(server: &Server) -> usize {
+    memory(server, "VmHWM:")
+}
+
+fn memory(server: &Server, name: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("a process");
+    let memory = status.lines().find_map(|line| line.strip_prefix(name));
+    let memory = memory.and_then(|memory| memory.trim().strip_suffix(" kB"));
+    memory.and_then(|memory| memory.parse().ok()).expect("kB")
 }
 
 /// Waits until the server has at most this many descriptors.

@@ -287,10 +287,11 @@ async fn drive(
                     return Poll::Ready(Event::Told);
                 }
             }
-            if let Poll::Ready(result) = connection.poll(cx) {
+            let (polled, is_read) = socket.is_read_in(|| connection.poll(cx));
+            if let Poll::Ready(result) = polled {
                 return Poll::Ready(Event::Ended(result));
             }
-            let is_watched = !connection.is_closing() && !socket.is_read_waiting();
+            let is_watched = !is_read && !connection.is_closing();
             if is_watched && client_left.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::ClientLeft);
             }

@@ -1,0 +1,101 @@
+//! Lists of models as JSON: `{"object":"list","data":[…]}`.
+
+use std::{collections::HashSet, fmt};
+
+use bytes::Bytes;
+use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Deserializer, value::RawValue};
+
+use crate::json;
+
+/// The `data` of a list, which is an array; `None` where a document is no list.
+pub(super) fn data(document: &Bytes) -> Option<Bytes> {
+    let data = field(document, "data")?.get();
+    data.starts_with('[')
+        .then(|| document.slice_ref(data.as_bytes()))
+}
+
+/// Makes one list of several.
+pub(super) struct Merged {
+    json: Vec<u8>,
+    ids: HashSet<String>,
+}
+
+impl Merged {
+    const START: &[u8] = br#"{"object":"list","data":["#;
+
+    pub(super) fn new() -> Self {
+        Self {
+            json: Self::START.into(),
+            ids: HashSet::new(),
+        }
+    }
+
+    /// Appends the entries of [`data`] as they are written there. Each `id` is in the list once: an
+    /// entry with one that is there already is left out.
+    pub(super) fn append(&mut self, array: &[u8]) {
+        // It can't fail: the array was validated as part of its document.
+        let _: Result<(), _> = Deserializer::from_slice(array).deserialize_seq(self);
+    }
+
+    fn push(&mut self, entry: &str) {
+        let id = field(entry.as_bytes(), "id").map(RawValue::get);
+        let id = id.and_then(|id| json::decode_string(id.as_bytes()));
+        if id.is_some_and(|id| !self.ids.insert(id)) {
+            return;
+        }
+        if self.json.len() > Self::START.len() {
+            self.json.push(b',');
+        }
+        self.json.extend_from_slice(entry.as_bytes());
+    }
+
+    pub(super) fn finish(mut self) -> Bytes {
+        self.json.extend_from_slice(b"]}");
+        self.json.into()
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Merged {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(entry) = entries.next_element::<&RawValue>()? {
+            self.push(entry.get());
+        }
+        Ok(())
+    }
+}
+
+/// The value of a field of an object: of the last one, if there are several.
+fn field<'a>(document: &'a [u8], name: &str) -> Option<&'a RawValue> {
+    struct Field<'n>(&'n str);
+
+    impl<'de> Visitor<'de> for Field<'_> {
+        type Value = Option<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            while let Some(name) = fields.next_key::<String>()? {
+                let value = fields.next_value()?;
+                if name == self.0 {
+                    found = Some(value);
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    let mut deserializer = Deserializer::from_slice(document);
+    let found = deserializer.deserialize_map(Field(name)).ok()?;
+    deserializer.end().ok()?;
+    found
+}
