@@ -28,7 +28,7 @@ use crate::support::{
 };
 
 /// What a client sends to open a WebSocket.
-fn handshake(target: &str, fields: &str) -> String {
+pub(crate) fn handshake(target: &str, fields: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer sk-test\r\n\
          Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -36,7 +36,8 @@ fn handshake(target: &str, fields: &str) -> String {
     )
 }
 
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\
+/// How its backend takes it.
+pub(crate) const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\
      connection: Upgrade\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A head without the field that a server may add.
