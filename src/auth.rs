@@ -37,14 +37,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request};
+use http::{Request, header};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
     config::Config,
     error::{BoxError, Error, Kind},
-    header::{X_API_KEY, is_credential, preflighted_method},
+    header::{X_API_KEY, is_credential, is_websocket, keys_in_protocols, preflighted_method},
     service::accessors,
 };
 
@@ -91,7 +91,8 @@ impl<S> Layer<S> for AuthPassthroughLayer {
 }
 
 /// Forwards requests that have credentials (`Authorization` or `api-key`, not empty); the others
-/// fail with a 401 error. A browser's preflight needs none.
+/// fail with a 401 error. A browser's preflight needs none. A browser sends those of a WebSocket as
+/// the item `openai-insecure-api-key.…` of `Sec-WebSocket-Protocol`.
 ///
 /// See the [module documentation](self).
 #[derive(Clone, Debug)]
@@ -123,7 +124,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let has_credentials = mark_credentials(request.headers_mut());
+        let has_credentials = mark_credentials(&mut request);
         let is_allowed = has_credentials
             || !self.required
             || preflighted_method(request.method(), request.headers()).is_some();
@@ -141,16 +142,22 @@ where
 
 /// Marks the fields that may hold a key as sensitive, and tells whether one that OpenAI's API takes
 /// isn't empty.
-fn mark_credentials(headers: &mut HeaderMap) -> bool {
+fn mark_credentials<B>(request: &mut Request<B>) -> bool {
     let mut found = false;
+    let mut found_in_protocols = false;
     // Not by `entry`, which makes the map grow.
-    for (name, value) in headers.iter_mut() {
+    for (name, value) in request.headers_mut() {
         if is_credential(name) {
             found |= *name != X_API_KEY && !value.is_empty();
+            value.set_sensitive(true);
+        } else if *name == header::SEC_WEBSOCKET_PROTOCOL {
+            found_in_protocols |= keys_in_protocols(value).any(|key| !key.is_empty());
             value.set_sensitive(true);
         }
     }
     found
+        || (found_in_protocols
+            && is_websocket(request.method(), request.version(), request.headers()))
 }
 
 pin_project! {

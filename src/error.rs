@@ -91,6 +91,8 @@ pub(crate) enum Kind {
     Forbidden,
     UnknownBackend,
     NoCandidate,
+    WebSocketUnsupported,
+    UpgradeUnavailable,
     Overloaded,
     TooManyRequests,
     OutOfMemory,
@@ -115,10 +117,12 @@ pub(crate) enum Kind {
     ConnectTimeout,
     ClosedBeforeHead,
     NotHttp,
+    UpgradeFailed,
     ResponseTimeout,
     TotalTimeout,
     Truncated,
     BackendIdle,
+    TunnelIdle,
     Draining,
     Internal,
 }
@@ -140,6 +144,7 @@ impl Kind {
             Kind::NoCredentials => (StatusCode::UNAUTHORIZED, "http_request_denied"),
             Kind::Forbidden => (StatusCode::FORBIDDEN, "http_request_denied"),
             Kind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "http_request_denied"),
+            Kind::WebSocketUnsupported => (StatusCode::UPGRADE_REQUIRED, "http_request_denied"),
             Kind::BodyIdle => (StatusCode::REQUEST_TIMEOUT, "http_request_error"),
             Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "http_request_error"),
             Kind::UnsupportedContentEncoding => {
@@ -156,8 +161,10 @@ impl Kind {
                 (StatusCode::BAD_GATEWAY, "connection_terminated")
             }
             Kind::NotHttp => (StatusCode::BAD_GATEWAY, "http_protocol_error"),
+            Kind::UpgradeFailed => (StatusCode::BAD_GATEWAY, "http_upgrade_failed"),
+            Kind::UpgradeUnavailable => (StatusCode::NOT_IMPLEMENTED, "http_upgrade_failed"),
             Kind::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
-            Kind::ResponseTimeout | Kind::TotalTimeout | Kind::BackendIdle => {
+            Kind::ResponseTimeout | Kind::TotalTimeout | Kind::BackendIdle | Kind::TunnelIdle => {
                 (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
             }
             Kind::Unrouted | Kind::Internal => {
@@ -179,6 +186,12 @@ impl Kind {
                 "`X-Proxy-Backend` names no backend of this proxy; send one of its names, or leave the field out."
             }
             Kind::NoCandidate => "No backend is configured for this request.",
+            Kind::WebSocketUnsupported => {
+                "No backend for this request takes WebSockets; send it by plain HTTP."
+            }
+            Kind::UpgradeUnavailable => {
+                "This server doesn't let the proxy switch protocols; send the request by plain HTTP."
+            }
             Kind::Overloaded => "The proxy is overloaded; try again later.",
             Kind::TooManyRequests => "Rate limit exceeded; try again later.",
             Kind::OutOfMemory => {
@@ -212,10 +225,14 @@ impl Kind {
             Kind::ConnectTimeout => "Connecting to {} timed out.",
             Kind::ClosedBeforeHead => "The connection was closed before {} responded.",
             Kind::NotHttp => "The response of {} was not valid HTTP.",
+            Kind::UpgradeFailed => {
+                "The response of {} switched to a protocol that was not asked for."
+            }
             Kind::ResponseTimeout => "No response came in time from {}.",
             Kind::TotalTimeout => "The exchange took longer than this proxy allows.",
             Kind::Truncated => "The response of {} was truncated.",
             Kind::BackendIdle => "The response of {} stopped sending data.",
+            Kind::TunnelIdle => "The WebSocket to {} was idle for too long.",
             Kind::Draining => "This proxy is shutting down; please send the request again.",
             Kind::Unrouted => "The request reached no backend: `BackendRouteLayer` is missing.",
             Kind::Internal => "The request failed inside the proxy.",
@@ -379,12 +396,15 @@ impl Error {
         custom.unwrap_or(self.0.kind.answer().0)
     }
 
-    /// The `code` of the JSON: the one given to [`custom`](Self::custom), else
-    /// [`proxy_status`](Self::proxy_status).
+    /// The `code` of the JSON: the one given to [`custom`](Self::custom), `websocket_unsupported`
+    /// with the status 426, else [`proxy_status`](Self::proxy_status).
     pub fn code(&self) -> &str {
         let custom = self.0.custom.as_ref();
         let code = custom.and_then(|custom| custom.code.as_deref());
-        code.unwrap_or(self.proxy_status())
+        code.unwrap_or(match self.0.kind {
+            Kind::WebSocketUnsupported => "websocket_unsupported",
+            _ => self.proxy_status(),
+        })
     }
 
     /// The `error` of the `Proxy-Status` field: a type of RFC 9209, section 2.3.
@@ -415,8 +435,8 @@ impl Error {
         self.is_connect() || matches!(self.0.kind, Kind::Overloaded | Kind::TooManyRequests)
     }
 
-    /// Whether a timeout elapsed: connecting, the response headers, an idle body, or the whole
-    /// exchange.
+    /// Whether a timeout elapsed: connecting, the response headers, an idle body or WebSocket, or the
+    /// whole exchange.
     pub fn is_timeout(&self) -> bool {
         matches!(
             self.0.kind,
@@ -425,6 +445,7 @@ impl Error {
                 | Kind::ResponseTimeout
                 | Kind::TotalTimeout
                 | Kind::BackendIdle
+                | Kind::TunnelIdle
         )
     }
 
@@ -433,13 +454,16 @@ impl Error {
         self.status().is_client_error()
     }
 
-    /// Whether the backend failed: no connection, closed before the response headers, or no headers
-    /// in time.
+    /// Whether the backend failed: no connection, closed before the response headers, no valid ones,
+    /// or none in time.
     pub(crate) fn is_backend_failure(&self) -> bool {
         self.is_connect()
             || matches!(
                 self.0.kind,
-                Kind::ClosedBeforeHead | Kind::NotHttp | Kind::ResponseTimeout
+                Kind::ClosedBeforeHead
+                    | Kind::NotHttp
+                    | Kind::UpgradeFailed
+                    | Kind::ResponseTimeout
             )
     }
 
@@ -483,6 +507,10 @@ impl Error {
             Kind::Draining | Kind::UnsupportedTransferCoding
         ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.0.kind == Kind::WebSocketUnsupported {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

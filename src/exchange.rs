@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU8, Ordering::Relaxed},
+    atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
 };
 
 use crate::backend::Backend;
@@ -16,6 +16,8 @@ pub(crate) struct Handle(Arc<Shared>);
 
 struct Shared {
     upload: AtomicU8,
+    /// Of the request's body.
+    received_bytes: AtomicU64,
     /// `None` where nobody observes the exchange.
     attempts: Option<Mutex<Vec<Backend>>>,
 }
@@ -40,6 +42,7 @@ impl Handle {
     fn with_attempts(attempts: Option<Mutex<Vec<Backend>>>) -> Self {
         Self(Arc::new(Shared {
             upload: AtomicU8::new(IDLE),
+            received_bytes: AtomicU64::new(0),
             attempts,
         }))
     }
@@ -63,6 +66,15 @@ impl Handle {
                 .compare_exchange(ACTIVE, IDLE, Relaxed, Relaxed);
         }
         state != IDLE
+    }
+
+    /// Counts what the client sends of the request's body.
+    pub(crate) fn count_received(&self, length: usize) {
+        self.0.received_bytes.fetch_add(length as u64, Relaxed);
+    }
+
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.0.received_bytes.load(Relaxed)
     }
 
     /// Notes that the request goes to this backend now.

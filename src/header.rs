@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 /// The field with the key, as Azure names it.
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
@@ -113,18 +113,61 @@ pub(crate) fn preflighted_method(method: &Method, headers: &HeaderMap) -> Option
     Method::from_bytes(announced.as_bytes()).ok()
 }
 
-/// Whether a request asks for a WebSocket (RFC 6455, section 4.1).
-pub(crate) fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
-    let has = |name, wanted: &[u8]| {
-        let mut values = headers.get_all(name).iter();
-        values.any(|value| {
-            let mut items = value.as_bytes().split(|&byte| byte == b',');
-            items.any(|item| item.trim_ascii().eq_ignore_ascii_case(wanted))
-        })
-    };
+/// Whether a request asks for a WebSocket (RFC 6455, section 4.1). Only HTTP/1.1 has `Upgrade`.
+pub(crate) fn is_websocket(method: &Method, version: Version, headers: &HeaderMap) -> bool {
     *method == Method::GET
-        && has(header::UPGRADE, b"websocket")
-        && has(header::CONNECTION, b"upgrade")
+        && version == Version::HTTP_11
+        && has_item(headers, header::UPGRADE, b"websocket")
+        && has_item(headers, header::CONNECTION, b"upgrade")
+}
+
+/// Whether a 101 switches to a WebSocket, and to nothing else.
+pub(crate) fn is_websocket_only(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    let is_websocket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
+    protocols.next().is_some_and(is_websocket) && protocols.next().is_none()
+}
+
+/// Whether a field that is a list has this item, in any case.
+fn has_item(headers: &HeaderMap, name: HeaderName, wanted: &[u8]) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.any(|value| {
+        let mut items = value.as_bytes().split(|&byte| byte == b',');
+        items.any(|item| item.trim_ascii().eq_ignore_ascii_case(wanted))
+    })
+}
+
+/// Whether a field belongs to the opening handshake of a WebSocket (RFC 6455, section 11.3).
+pub(crate) fn is_handshake(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::UPGRADE)
+        || name.as_str().starts_with("sec-websocket-")
+}
+
+/// Begins the item of `Sec-WebSocket-Protocol` in which a browser sends its key, as it can't set
+/// `Authorization`.
+const KEY_PROTOCOL: &[u8] = b"openai-insecure-api-key.";
+
+/// The key in an item of `Sec-WebSocket-Protocol`.
+fn key_in_protocol(item: &[u8]) -> Option<&[u8]> {
+    let (prefix, key) = item.trim_ascii().split_at_checked(KEY_PROTOCOL.len())?;
+    prefix.eq_ignore_ascii_case(KEY_PROTOCOL).then_some(key)
+}
+
+/// The keys in a value of `Sec-WebSocket-Protocol`.
+pub(crate) fn keys_in_protocols(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let items = value.as_bytes().split(|&byte| byte == b',');
+    items.filter_map(key_in_protocol)
+}
+
+/// A value of `Sec-WebSocket-Protocol` without its keys; `None` if nothing is left.
+pub(crate) fn protocols_without_keys(value: &HeaderValue) -> Option<HeaderValue> {
+    let items = value.as_bytes().split(|&byte| byte == b',');
+    let rest: Vec<_> = items
+        .filter(|item| key_in_protocol(item).is_none())
+        .collect();
+    let rest = rest.join(&b',');
+    let rest = HeaderValue::from_bytes(rest.trim_ascii()).ok();
+    rest.filter(|rest| !rest.is_empty())
 }
 
 /// Whether a message may have this field as a trailer: not if it frames, routes or authenticates

@@ -97,6 +97,7 @@ mod rope;
 pub mod route;
 mod service;
 pub mod timeout;
+mod tunnel;
 
 #[doc(inline)]
 pub use crate::{

@@ -60,6 +60,7 @@ struct Inner {
     credential: Option<HeaderValue>,
     paths: Option<Box<[PathPattern]>>,
     is_selectable: bool,
+    takes_websockets: bool,
     cooldown: Duration,
     health: Arc<Health>,
 }
@@ -119,6 +120,8 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// Between two chunks of a body: `idle_timeout`.
     pub idle: Duration,
+    /// For a WebSocket on which neither side sends: `tunnel_idle_timeout`.
+    pub tunnel_idle: Duration,
 }
 
 impl Backend {
@@ -145,10 +148,12 @@ impl Backend {
                 connect: settings.connect_timeout.min(response_head),
                 response_head,
                 idle: settings.idle_timeout,
+                tunnel_idle: settings.tunnel_idle_timeout,
             },
             credential: backend.credential.clone(),
             paths: backend.paths.clone(),
             is_selectable: settings.backend_header,
+            takes_websockets: backend.websocket,
             cooldown: settings.cooldown,
             health: previous
                 .iter()
@@ -190,6 +195,11 @@ impl Backend {
                 endpoint::matches(paths.filter(|it| !(is_narrow && it.is_all())), path)
             }
         }
+    }
+
+    /// Whether requests for a WebSocket are sent to it.
+    pub(crate) fn takes_websockets(&self) -> bool {
+        self.0.takes_websockets
     }
 
     /// Whether it failed less than `cooldown` ago (no connection, closed before the response

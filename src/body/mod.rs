@@ -254,7 +254,15 @@ impl Body for RequestBody {
             self.state = lent.take().state;
         }
         let frame = match &mut self.state {
-            State::Streamed(streamed) => streamed.as_mut().poll_frame(cx),
+            State::Streamed(streamed) => {
+                let frame = streamed.as_mut().poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &frame
+                    && let (Some(data), Some(exchange)) = (frame.data_ref(), &self.exchange)
+                {
+                    exchange.count_received(data.len());
+                }
+                frame
+            }
             State::Buffered(buffered) => {
                 let buffered = buffered.as_mut();
                 ready_frame(buffered.map(|buffered| buffered.take()).unwrap_or_default())

@@ -80,7 +80,13 @@ impl ConfigBuilder {
         self
     }
 
-    /// How long a whole exchange may take, streams included. Default: no limit.
+    /// How long neither side of a WebSocket may send anything before it is closed. Default: 3600 s.
+    pub fn tunnel_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.tunnel_idle_timeout = timeout;
+        self
+    }
+
+    /// How long a whole exchange may take, streams and WebSockets included. Default: no limit.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.settings.total_timeout = Some(timeout);
         self
@@ -174,6 +180,7 @@ pub struct BackendConfig {
     pub(super) timeout: Option<Duration>,
     pub(super) api_key: Option<ApiKey>,
     pub(super) paths: Option<Vec<String>>,
+    pub(super) websocket: bool,
 }
 
 #[derive(Clone)]
@@ -201,6 +208,7 @@ impl BackendConfig {
             timeout: None,
             api_key: None,
             paths: None,
+            websocket: true,
         }
     }
 
@@ -259,6 +267,13 @@ impl BackendConfig {
         self.paths = Some(patterns.into_iter().map(Into::into).collect());
         self
     }
+
+    /// Whether requests for a WebSocket are sent to it. If no backend that serves the path takes
+    /// them, they are answered 426, upon which clients use plain HTTP. Default: true.
+    pub fn websocket(mut self, takes_websockets: bool) -> Self {
+        self.websocket = takes_websockets;
+        self
+    }
 }
 
 impl fmt::Debug for BackendConfig {
@@ -271,6 +286,7 @@ impl fmt::Debug for BackendConfig {
             .field("timeout", &self.timeout)
             .field("api_key", &api_key)
             .field("paths", &self.paths)
+            .field("websocket", &self.websocket)
             .finish()
     }
 }

@@ -63,9 +63,11 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….timeout` | `settings.timeout` | seconds, see [`BackendConfig::timeout`] |
 /// | `….api_key_env` | none | see [`BackendConfig::api_key_env`] |
 /// | `….paths` | none | see [`BackendConfig::paths`] |
+/// | `….websocket` | `true` | see [`BackendConfig::websocket`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
 /// | `settings.connect_timeout` | 10 | seconds, see [`ConfigBuilder::connect_timeout`] |
 /// | `settings.idle_timeout` | 300 | seconds, see [`ConfigBuilder::idle_timeout`] |
+/// | `settings.tunnel_idle_timeout` | 3600 | seconds, see [`ConfigBuilder::tunnel_idle_timeout`] |
 /// | `settings.total_timeout` | `null` (none) | seconds, see [`ConfigBuilder::total_timeout`] |
 /// | `settings.max_body_bytes` | 67108864 | see [`ConfigBuilder::max_body_bytes`] |
 /// | `settings.max_held_bytes` | 1073741824 | see [`ConfigBuilder::max_held_bytes`] |
@@ -158,6 +160,7 @@ impl Default for Config {
             timeout: None,
             credential: None,
             paths: None,
+            websocket: true,
         };
         Self {
             backends: vec![openai],
@@ -198,6 +201,7 @@ pub(crate) struct BackendSettings {
     pub(crate) credential: Option<HeaderValue>,
     /// The paths that it serves; at least one.
     pub(crate) paths: Option<Box<[PathPattern]>>,
+    pub(crate) websocket: bool,
 }
 
 /// The validated settings. The methods of [`ConfigBuilder`] with the same names describe them.
@@ -206,6 +210,7 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    pub(crate) tunnel_idle_timeout: Duration,
     pub(crate) total_timeout: Option<Duration>,
     pub(crate) max_body_bytes: u64,
     pub(crate) max_held_bytes: u64,
@@ -224,6 +229,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
+            tunnel_idle_timeout: Duration::from_secs(3600),
             total_timeout: None,
             max_body_bytes: 64 * 1024 * 1024,
             max_held_bytes: 1024 * 1024 * 1024,

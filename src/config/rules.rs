@@ -86,6 +86,7 @@ impl BackendConfig {
             timeout: timeout.transpose()?,
             credential,
             paths: paths.transpose()?,
+            websocket: self.websocket,
         })
     }
 }
@@ -131,6 +132,8 @@ impl Settings {
         let timeout = positive(self.timeout, "settings.timeout")?;
         let connect_timeout = positive(self.connect_timeout, "settings.connect_timeout")?;
         let idle_timeout = positive(self.idle_timeout, "settings.idle_timeout")?;
+        let tunnel_idle_timeout =
+            positive(self.tunnel_idle_timeout, "settings.tunnel_idle_timeout")?;
         let total_timeout = self
             .total_timeout
             .map(|time| positive(time, "settings.total_timeout"));
@@ -153,6 +156,7 @@ impl Settings {
             timeout,
             connect_timeout: connect_timeout.min(timeout),
             idle_timeout,
+            tunnel_idle_timeout,
             total_timeout: total_timeout.transpose()?,
             cooldown: self.cooldown.min(LONGEST),
             ..self

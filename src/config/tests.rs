@@ -139,6 +139,7 @@ fn defaults() {
         timeout: seconds(600),
         connect_timeout: seconds(10),
         idle_timeout: seconds(300),
+        tunnel_idle_timeout: seconds(3600),
         total_timeout: None,
         max_body_bytes: 67_108_864,
         max_held_bytes: 1_073_741_824,
@@ -165,12 +166,13 @@ fn every_field_from_the_file_as_from_the_builder() {
         r#"{
           "primary_backends": [
             { "name": "a", "url": "http://a:8080/base/?api-version=1", "model": "m", "timeout": 2.5,
-              "api_key_env": "KEY", "paths": ["/responses/*", "/models"] },
+              "api_key_env": "KEY", "paths": ["/responses/*", "/models"], "websocket": false },
             { "name": "LLM2" },
             { "name": "Zoë 3", "url": "http://[::1]:3/" }
           ],
           "settings": {
             "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4,
+            "tunnel_idle_timeout": 8,
             "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
             "merge_models": false, "failover_on": [429, 503], "cooldown": 0
           }
@@ -182,7 +184,8 @@ fn every_field_from_the_file_as_from_the_builder() {
                 .model("m")
                 .timeout(Duration::from_millis(2500))
                 .api_key("sk-secret")
-                .paths(["/responses/*", "/models"]),
+                .paths(["/responses/*", "/models"])
+                .websocket(false),
         )
         .backend(BackendConfig::new("LLM2", ""))
         .backend(BackendConfig::new("Zoë 3", "http://[::1]:3/"))
@@ -190,6 +193,7 @@ fn every_field_from_the_file_as_from_the_builder() {
         .connect_timeout(seconds(2))
         .idle_timeout(seconds(3))
         .total_timeout(seconds(4))
+        .tunnel_idle_timeout(seconds(8))
         .max_body_bytes(5)
         .max_held_bytes(6)
         .max_upload_bytes(7)
@@ -209,6 +213,7 @@ fn every_field_from_the_file_as_from_the_builder() {
     let patterns = ["/responses/*", "/models"].map(|text| PathPattern::parse(text).unwrap());
     assert_eq!(paths, Some(&patterns[..]));
     assert_eq!(file.backends[1].paths, None);
+    assert!(!file.backends[0].websocket && file.backends[1].websocket);
     assert_eq!(file.settings.connect_timeout, seconds(1)); // not longer than `timeout`
 }
 
@@ -336,11 +341,18 @@ fn times_that_are_allowed() {
         ("18446744073709551616", YEARS_30),
         ("1e300", YEARS_30),
     ] {
-        for field in ["timeout", "idle_timeout", "total_timeout", "cooldown"] {
+        for field in [
+            "timeout",
+            "idle_timeout",
+            "tunnel_idle_timeout",
+            "total_timeout",
+            "cooldown",
+        ] {
             let settings = good(&with_settings(&format!(r#"{{"{field}": {number}}}"#))).settings;
             let got = match field {
                 "timeout" => settings.timeout,
                 "idle_timeout" => settings.idle_timeout,
+                "tunnel_idle_timeout" => settings.tunnel_idle_timeout,
                 "total_timeout" => settings.total_timeout.unwrap(),
                 _ => settings.cooldown,
             };
@@ -402,9 +414,9 @@ fn settings_that_are_not_allowed() {
         (
             r#"{ "timout": »30 }"#,
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
-             `idle_timeout`, `total_timeout`, `max_body_bytes`, `max_held_bytes`, \
-             `max_upload_bytes`, `require_auth`, `backend_header`, `merge_models`, `failover_on` and \
-             `cooldown`",
+             `idle_timeout`, `tunnel_idle_timeout`, `total_timeout`, `max_body_bytes`, \
+             `max_held_bytes`, `max_upload_bytes`, `require_auth`, `backend_header`, \
+             `merge_models`, `failover_on` and `cooldown`",
         ),
         (
             r#"{ "timeout": 30, "time\u006fut": »30 }"#,
@@ -433,6 +445,14 @@ fn settings_that_are_not_allowed() {
         (
             r#"{ "idle_timeout": »-0.0 }"#,
             "`settings.idle_timeout` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "tunnel_idle_timeout": »0 }"#,
+            "`settings.tunnel_idle_timeout` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "tunnel_idle_timeout": »null }"#,
+            "`settings.tunnel_idle_timeout` must be a positive number of seconds, not null",
         ),
         (
             r#"{ "total_timeout": »0 }"#,
@@ -523,12 +543,12 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
-             `model`, `timeout`, `api_key_env` and `paths`",
+             `model`, `timeout`, `api_key_env`, `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
-             `url`, `model`, `timeout`, `api_key_env` and `paths`",
+             `url`, `model`, `timeout`, `api_key_env`, `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "name": »"c" }"#,
@@ -732,11 +752,12 @@ fn documents_that_are_not_allowed() {
 const EVERYTHING: &str = r#"{
   # One of ours.
   "primary_backends": [
-    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY", "paths": ["*"] },
+    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY", "paths": ["*"], "websocket": false },
     { "name": "b" } // a placeholder
   ],
   "settings": {
     "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4, "cooldown": 0,
+    "tunnel_idle_timeout": 8,
     "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
     "failover_on": [429, 503] /* the usual */
   }

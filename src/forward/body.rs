@@ -28,6 +28,11 @@ impl ResponseBody {
         body
     }
 
+    /// A body without any bytes.
+    pub(super) fn empty() -> Self {
+        Self { exchange: None }
+    }
+
     /// Acts on the end as soon as it is known, as bodies aren't polled after `is_end_stream`.
     fn finish_at_end(&mut self) {
         if let Some(exchange) = self.exchange.take_if(|exchange| exchange.is_end()) {

@@ -4,13 +4,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, HeaderMap, Response, request::Parts};
+use http::{Extensions, HeaderMap, Response, StatusCode, request::Parts};
 
 use super::{
     body::ResponseBody,
     connect::{Connected, Connecting},
     exchange::{Exchange, Outgoing, Unsent},
     message::Head,
+    upgrade,
 };
 use crate::{
     endpoint::Matched,
@@ -59,8 +60,8 @@ impl Recycled {
         }
     }
 
-    fn into_response(self, head: Head, exchange: Box<Exchange>) -> Response<ResponseBody> {
-        let mut response = Response::new(ResponseBody::new(exchange));
+    fn into_response(self, head: Head, body: ResponseBody) -> Response<ResponseBody> {
+        let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         *response.extensions_mut() = self.extensions;
@@ -68,6 +69,19 @@ impl Recycled {
             response.extensions_mut().insert(reason);
         }
         response
+    }
+
+    /// The response that opens a tunnel.
+    fn into_switched(
+        self,
+        head: Head,
+        exchange: Exchange,
+    ) -> Result<Response<ResponseBody>, Error> {
+        let switched = exchange.into_switched();
+        let switched = switched.ok_or_else(|| Error::new(Kind::UpgradeFailed))?;
+        let mut response = self.into_response(head, ResponseBody::empty());
+        response.extensions_mut().insert(upgrade::start(switched));
+        Ok(response)
     }
 }
 
@@ -90,7 +104,8 @@ impl State {
     /// Sends a request on a pooled connection, or else makes one.
     #[inline(always)]
     fn start(mut outgoing: Outgoing) -> Self {
-        while let Some(open) = outgoing.pool.take(outgoing.target.backend.origin()) {
+        let versions = outgoing.target.versions();
+        while let Some(open) = (outgoing.pool).take(outgoing.target.backend.origin(), versions) {
             match Exchange::start(outgoing, open) {
                 Ok((exchange, rest)) => return Self::sent(exchange, rest),
                 // By now the pool knows that as well.
@@ -100,7 +115,8 @@ impl State {
         }
         let backend = &outgoing.target.backend;
         let period = backend.timeouts().connect;
-        match outgoing.pool.connector().connect(backend.origin(), period) {
+        let connector = outgoing.pool.connector();
+        match connector.connect(backend.origin(), versions, period) {
             Ok(connecting) => {
                 outgoing.body.note_connecting(true);
                 Self::Connecting(Box::new(Waiting {
@@ -153,7 +169,13 @@ impl Future for ResponseFuture {
                         return Poll::Pending;
                     };
                     match head {
-                        Ok(head) => return Poll::Ready(Ok(recycled.into_response(head, exchange))),
+                        Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                            return Poll::Ready(recycled.into_switched(head, *exchange));
+                        }
+                        Ok(head) => {
+                            let body = ResponseBody::new(exchange);
+                            return Poll::Ready(Ok(recycled.into_response(head, body)));
+                        }
                         Err(error) => match exchange.into_unprocessed() {
                             Some(outgoing) => State::start(outgoing),
                             None => return Poll::Ready(Err(error)),

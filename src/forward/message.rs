@@ -10,7 +10,8 @@ use hyper::ext::ReasonPhrase;
 /// Largest response head, in bytes.
 pub(super) const MAX_HEAD: usize = 256 * 1024;
 
-/// The head of a final response, without the fields that concern only the connection.
+/// The head of a final response, without the fields that concern only the connection. (Where it
+/// answers a request for an upgrade, those of the upgrade are there.)
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
@@ -26,6 +27,16 @@ impl Head {
     }
 }
 
+/// What a request asks for, as far as that decides what its response means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Content,
+    /// No more than a head.
+    Head,
+    /// A WebSocket.
+    Upgrade,
+}
+
 /// What polling for a frame of a response gives.
 pub(crate) type PollFrame<E> = Poll<Option<Result<Frame<Bytes>, ExchangeError<E>>>>;
 
@@ -38,6 +49,8 @@ pub(crate) enum ExchangeError<E> {
     WrongLength,
     /// The response isn't valid HTTP.
     Malformed(Source),
+    /// The response switches to a protocol that wasn't asked for.
+    Switched,
     /// The connection or the stream ended before the response.
     Closed(Source),
     /// The same, and the backend says that it didn't process the request (RFC 9113, section 8.7).

@@ -81,6 +81,7 @@ mod request;
 mod stream;
 mod tcp;
 mod tls;
+mod upgrade;
 mod upstream;
 
 use std::{
@@ -118,6 +119,11 @@ use crate::{
 /// once. A request is sent again only where an HTTP/2 backend says that it didn't process it (RFC
 /// 9113, section 8.7), and where nothing of its body is lost: it is in memory, or nothing of it has
 /// been read.
+///
+/// A request for a WebSocket is sent in HTTP/1.1. Behind the backend's 101 a task forwards what
+/// either side sends, until both have ended. It needs hyper's
+/// [`OnUpgrade`](hyper::upgrade::OnUpgrade) in the request's extensions, where the servers of hyper
+/// and axum put it; without it the request fails with a 501 error.
 #[derive(Clone)]
 pub struct Forward {
     pool: Arc<Pool>,
@@ -173,8 +179,9 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        match Target::of(&request) {
+    fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
+        let target = Target::of(&request).and_then(|target| target.with_upgrade(&mut request));
+        match target {
             Ok(target) => {
                 let request = request.map(RequestBody::new);
                 ResponseFuture::new(Outgoing::new(request, target, self.pool.clone()))

@@ -3,6 +3,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -45,6 +46,18 @@ impl Stream {
         self.connected_at
     }
 
+    /// Makes the end of the connection a reset.
+    pub(super) fn reset_at_end(&self) {
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.transport {
+            Transport::Tcp(tcp) => tcp,
+            Transport::Tls(tls) => tls::tcp(tls),
+        }
+    }
+
     /// Whether nothing has come on an idle connection, as far as the runtime knows: neither its end
     /// nor data, with which it can't be used.
     pub(super) fn is_idle(&mut self) -> bool {
@@ -61,11 +74,7 @@ impl Stream {
 
     /// The same, as far as the socket knows.
     pub(super) fn is_socket_idle(&self) -> bool {
-        let tcp = match &self.transport {
-            Transport::Tcp(tcp) => tcp,
-            Transport::Tls(tls) => tls::tcp(tls),
-        };
-        let peeked = SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]);
+        let peeked = SockRef::from(self.socket()).peek(&mut [MaybeUninit::uninit()]);
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }

@@ -68,7 +68,7 @@ impl Place {
         {
             return Self::Path;
         }
-        if fields::is_websocket(method, headers) {
+        if fields::is_websocket(method, parts.version, headers) {
             return Self::Query;
         }
         let content_type = headers.get(header::CONTENT_TYPE);

@@ -179,7 +179,7 @@ fn lists_models<B>(request: &Request<B>) -> bool {
         return false;
     };
     *endpoint::normalize(matched.path(request.uri())) == *b"/models"
-        && !is_websocket(request.method(), request.headers())
+        && !is_websocket(request.method(), request.version(), request.headers())
 }
 
 /// The fields of a request for the whole list, not encoded, without a body.

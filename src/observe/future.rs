@@ -10,7 +10,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{ObserveBody, record::Recorder};
-use crate::error::{BoxError, Error};
+use crate::{
+    error::{BoxError, Error},
+    tunnel::Tunnel,
+};
 
 pin_project! {
     /// The response of [`Observe`](super::Observe).
@@ -63,6 +66,11 @@ where
         drop(entered);
         if let Some(recorder) = this.recorder {
             recorder.head(&result);
+        }
+        if let Some(tunnel) = result.as_ref().ok().and_then(Tunnel::of)
+            && let Some(mut recorder) = this.recorder.take()
+        {
+            tunnel.at_end(move |ended| recorder.tunnel(ended));
         }
         Poll::Ready(
             result

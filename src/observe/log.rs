@@ -20,7 +20,7 @@ pub const ACCESS_LOG_TARGET: &str = "tower_openai_proxy::access";
 /// | `status` | of the response; absent if the client disconnected before it |
 /// | `head_ms` | milliseconds from the request's headers to the response's |
 /// | `total_ms` | milliseconds from the request's headers to the end |
-/// | `bytes` | of the response body |
+/// | `bytes` | of the response body, or of what the backend sent on a WebSocket |
 /// | `end` | `complete`, `client left`, or what went wrong |
 /// | `cause` | the underlying error, if any |
 ///
@@ -65,6 +65,7 @@ fn reason(error: &Error) -> &str {
         Kind::ResponseTimeout => "timeout",
         Kind::TotalTimeout => "total_timeout",
         Kind::BackendIdle => "idle_timeout",
+        Kind::TunnelIdle => "tunnel_idle_timeout",
         Kind::Truncated => "backend broke off",
         _ => error.code(),
     }

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Kind},
     exchange,
     timeout::EndsAt,
+    tunnel::{Cause, Ended},
 };
 
 /// The record of an exchange, which an observer gets at its end.
@@ -33,6 +34,7 @@ pub struct Exchange {
     error: Option<Error>,
     time_to_head: Option<Duration>,
     duration: Duration,
+    request_bytes: u64,
     response_bytes: u64,
     chunks: u64,
 }
@@ -42,11 +44,12 @@ pub struct Exchange {
 #[non_exhaustive]
 pub enum Outcome {
     /// The whole response was forwarded; or, of an event stream, `data: [DONE]`, whatever client and
-    /// backend did after it.
+    /// backend did after it. Of a WebSocket: both sides have ended it, in whichever order.
     Complete,
-    /// The client disconnected before that.
+    /// The client disconnected before that, or reset its WebSocket.
     ClientLeft,
-    /// The response was truncated after its headers: by the backend, or by a timeout.
+    /// The response was truncated, or the WebSocket ended, after the headers: by the backend, or by a
+    /// timeout.
     Broken,
     /// The proxy answered with a 5xx status in place of a backend's response.
     Failed,
@@ -104,7 +107,13 @@ impl Exchange {
         self.duration
     }
 
-    /// How many bytes of the response body were forwarded.
+    /// How many bytes of the request body were received. Of a WebSocket: how many the client sent
+    /// that were forwarded.
+    pub fn request_bytes(&self) -> u64 {
+        self.request_bytes
+    }
+
+    /// How many bytes of the response body were forwarded. Of a WebSocket: of what the backend sent.
     pub fn response_bytes(&self) -> u64 {
         self.response_bytes
     }
@@ -124,6 +133,8 @@ pub(super) struct Recorder {
     is_post: bool,
     status: Option<StatusCode>,
     time_to_head: Option<Duration>,
+    /// Of a WebSocket.
+    sent_bytes: u64,
     response_bytes: u64,
     chunks: u64,
     done: Option<DoneEvent>,
@@ -150,6 +161,7 @@ impl Recorder {
             is_post: request.method == Method::POST,
             status: None,
             time_to_head: None,
+            sent_bytes: 0,
             response_bytes: 0,
             chunks: 0,
             done: None,
@@ -228,6 +240,27 @@ impl Recorder {
         self.end(Outcome::Complete, None);
     }
 
+    /// The tunnel behind a 101 has ended.
+    pub(super) fn tunnel(&mut self, ended: &Ended) {
+        self.sent_bytes = ended.request_bytes;
+        self.response_bytes = ended.response_bytes;
+        self.chunks = ended.response_chunks;
+        let broken = |kind| (Outcome::Broken, Some(Error::new(kind)));
+        let (outcome, error) = match ended.cause {
+            Cause::Closed => (Outcome::Complete, None),
+            Cause::ClientReset => (Outcome::ClientLeft, None),
+            Cause::BackendReset => broken(Kind::Truncated),
+            Cause::Idle => broken(Kind::TunnelIdle),
+            Cause::Deadline => broken(Kind::TotalTimeout),
+        };
+        let backend = self.handle.attempts().and_then(|all| all.last().cloned());
+        let error = error.map(|error| match backend {
+            Some(backend) => error.with_backend(&backend),
+            None => error,
+        });
+        self.end(outcome, error.as_ref());
+    }
+
     /// Whether `data: [DONE]` was forwarded.
     fn is_done(&self) -> bool {
         self.done.as_ref().is_some_and(DoneEvent::was_seen)
@@ -248,6 +281,7 @@ impl Recorder {
             error: error.filter(|_| outcome != Outcome::Complete).cloned(),
             time_to_head: self.time_to_head,
             duration: self.started.elapsed(),
+            request_bytes: self.handle.received_bytes() + self.sent_bytes,
             response_bytes: self.response_bytes,
             chunks: self.chunks,
         };

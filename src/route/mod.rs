@@ -126,7 +126,7 @@ mod select;
 mod tests;
 
 use std::{
-    fmt,
+    fmt, slice,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -370,19 +370,31 @@ impl Routes {
         let path = Matched::of(request.extensions(), request.uri())
             .ok_or_else(|| Error::new(Kind::DotSegments))?
             .path(request.uri());
-        let is_upgrade = is_websocket(method, headers);
+        let is_upgrade = is_websocket(method, request.version(), headers);
         let preflighted = preflighted_method(method, headers);
         let method = preflighted.as_ref().unwrap_or(method);
-        let serves = |backend: &&Backend| backend.serves(method, path, is_upgrade);
-        let unserved = || Error::new(Kind::NoCandidate);
+        let serves_path = |backend: &&Backend| backend.serves(method, path, is_upgrade);
+        let serves = |backend: &&Backend| {
+            serves_path(backend) && (!is_upgrade || backend.takes_websockets())
+        };
+        let unserved = |backends: &[Backend]| {
+            Error::new(if backends.iter().any(|backend| serves_path(&backend)) {
+                Kind::WebSocketUnsupported
+            } else {
+                Kind::NoCandidate
+            })
+        };
         let is_selectable = self.backends.iter().all(Backend::is_selectable);
         if let Some(name) = headers.get(X_PROXY_BACKEND).filter(|_| is_selectable) {
             let mut backends = self.backends.iter();
             let named = backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())
                 .ok_or_else(|| Error::new(Kind::UnknownBackend))?;
-            let named = Some(named).filter(serves).ok_or_else(unserved)?;
-            return Ok(Plan::One(named.clone()));
+            return if serves(&named) {
+                Ok(Plan::One(named.clone()))
+            } else {
+                Err(unserved(slice::from_ref(named)))
+            };
         }
         let candidates = self.backends.iter().filter(serves);
         let candidates: Vec<_> = match (&*self.backends, &self.selector) {
@@ -391,7 +403,7 @@ impl Routes {
             _ => candidates.cloned().collect(),
         };
         match (&*candidates, &self.selector) {
-            ([], _) => Err(unserved()),
+            ([], _) => Err(unserved(&self.backends)),
             ([only], None) => Ok(Plan::One(only.clone())),
             _ => Ok(Plan::Select(candidates)),
         }

@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     error::{BoxError, Error, Kind},
     service::accessors,
+    tunnel::Tunnel,
 };
 
 /// Applies [`Deadline`] to a service.
@@ -147,6 +148,9 @@ where
             return Poll::Ready(match result {
                 Ok(mut response) => {
                     if let Some(deadline) = deadline {
+                        if let Some(tunnel) = Tunnel::of(&response) {
+                            tunnel.end_at(deadline);
+                        }
                         response.extensions_mut().insert(EndsAt(deadline));
                     }
                     Ok(response.map(|body| DeadlineBody::new(body, deadline)))

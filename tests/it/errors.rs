@@ -222,7 +222,6 @@ fn not_http() -> Vec<(&'static str, Vec<u8>)> {
         "HTTP/1.1 099 Low\r\n\r\n",
         "HTTP/1.1 -20 OK\r\n\r\n",
         "HTTP/1.1200 OK\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         "HTTP/1.1 200 OK\r\nname with blank: x\r\n\r\n",
         "HTTP/1.1 200 OK\r\nblank : x\r\n\r\n",
@@ -245,13 +244,17 @@ async fn an_answer_that_is_not_http() {
     let backend = Backend::start().await;
     let server = Server::start(&config_for(&backend));
     let mut client = Wire::connect(server.address).await;
-    for (what, answer) in not_http() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
+    let not_http = not_http().into_iter();
+    let not_http = not_http.map(|(what, answer)| (what, answer, "http_protocol_error"));
+    let switch = ("a switch", switch.into(), "http_upgrade_failed");
+    for (what, answer, code) in not_http.chain([switch]) {
         client.send(post("{}")).await;
         let mut wire = backend.accept().await;
         wire.request().await;
         wire.send(&answer).await;
         // The backend keeps its side open: the proxy has seen enough.
-        check(&client.response().await, 502, "http_protocol_error", what);
+        check(&client.response().await, 502, code, what);
         wire.closed().await;
         still_works(&mut client, &backend, what).await;
     }

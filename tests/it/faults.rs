@@ -81,7 +81,7 @@ const FAULTS: &[(&str, Expected)] = &[
     ("is silent", NO_HEAD),
     ("is silent after 100", NO_HEAD),
     ("closes after 100", TERMINATED),
-    ("answers 101", NOT_HTTP),
+    ("answers 101", Error(502, "http_upgrade_failed")),
     ("answers 1xx for ever", NOT_HTTP),
     ("answers 1xx first", Whole),
     ("does not speak HTTP", NOT_HTTP),

@@ -22,10 +22,13 @@ use tokio::{
 };
 use tokio_native_tls::{TlsAcceptor, TlsStream};
 
-use crate::support::{
-    self, Backend, Message, Server, Wire, chunked, config_of, find,
-    http2::{self, Http2},
-    noise, post, post_with, response, soon,
+use crate::{
+    support::{
+        self, Backend, Message, Server, Wire, chunked, config_of, find,
+        http2::{self, Http2},
+        noise, post, post_with, response, soon,
+    },
+    websocket::{SWITCH, handshake},
 };
 
 /// A backend that takes HTTP/2 alone, or that and HTTP/1.1.
@@ -1235,4 +1238,31 @@ async fn a_backend_that_closes_after_each_answer_is_asked_again_without_an_error
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.content(), b"some text");
     }
+}
+
+#[tokio::test]
+async fn a_websocket_is_opened_over_http_1_1() {
+    let backend = Backend::start().await;
+    let server = server_for(backend.address.port(), "", "");
+    let acceptor = acceptor(&["h2", "http/1.1"]);
+    let accept = async || accept_tls(acceptor.clone(), backend.accept().await.stream).await;
+    let chosen = |tls: &TlsStream<TcpStream>| tls.get_ref().negotiated_alpn().expect("known");
+    let mut client = Wire::connect(server.address).await;
+    client.send(post("{}")).await;
+    let http2 = accept().await;
+    assert_eq!(chosen(&http2).as_deref(), Some(&b"h2"[..]));
+
+    let mut client = Wire::connect(server.address).await;
+    client.send(handshake("/v1/realtime", "")).await;
+    let tls = accept().await;
+    assert_eq!(chosen(&tls).as_deref(), Some(&b"http/1.1"[..]));
+    let mut wire = Wire::over(tls);
+    assert!(
+        wire.head()
+            .await
+            .starts_with("GET /v1/realtime HTTP/1.1\r\n")
+    );
+    wire.send(format!("{SWITCH}Hello")).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(client.until("Hello").await, "Hello");
 }

@@ -26,3 +26,4 @@ mod stack;
 mod support;
 mod tls;
 mod tonic;
+mod websocket;

@@ -720,14 +720,19 @@ async fn interim_responses_are_consumed() {
     }
 }
 
-/// Checks that the client gets `http_protocol_error` for this response, and that the backend's
-/// connection is given up.
+/// Checks that this response isn't valid HTTP.
 async fn is_no_response(backend: &Backend, server: &Server, bytes: &str) {
+    fails(backend, server, bytes, "http_protocol_error").await;
+}
+
+/// Checks that the client gets 502 with this code for this response, and that the backend's
+/// connection is given up.
+async fn fails(backend: &Backend, server: &Server, bytes: &str, code: &str) {
     let (mut client, mut wire) = asking(backend, server).await;
     wire.send(bytes).await;
     let answer = client.response().await;
     assert_eq!(answer.status(), 502, "{bytes}");
-    assert_eq!(answer.error_code(), "http_protocol_error", "{bytes}");
+    assert_eq!(answer.error_code(), code, "{bytes}");
     wire.closed().await;
     // The client's connection goes on.
     client.send(post("{}")).await;
@@ -742,7 +747,7 @@ async fn is_no_response(backend: &Backend, server: &Server, bytes: &str) {
 async fn a_backend_that_switches_protocols_or_never_ends_its_interim_responses_is_refused() {
     let (backend, server) = proxy().await;
     let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
-    is_no_response(&backend, &server, switch).await;
+    fails(&backend, &server, switch, "http_upgrade_failed").await;
     let endless = "HTTP/1.1 100 Continue\r\n\r\n".repeat(1000);
     is_no_response(&backend, &server, &endless).await;
 }

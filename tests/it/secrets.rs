@@ -39,7 +39,8 @@ const BACKEND: &str = "sk-svcacct-H4nE9uJ2sXoK6vGq0Zd";
 const IN_URL: &str = "AIzaSyD3fMw7PbR1tQe5LxN8hC2";
 const IN_QUERY: &str = "uT6yI0oA8sD2fG4hJ1kL9zXc";
 const IN_BODY: &str = "pW5eR7tY3uI1oP9aS6dF0gHj";
-const SECRETS: [&str; 7] = [
+const IN_PROTOCOL: &str = "sk-ws-Jm2rB7nQ4yEu9TkC1xPa";
+const SECRETS: [&str; 8] = [
     CLIENT,
     AZURE,
     PROXY_AUTHORIZATION,
@@ -47,6 +48,7 @@ const SECRETS: [&str; 7] = [
     IN_URL,
     IN_QUERY,
     IN_BODY,
+    IN_PROTOCOL,
 ];
 
 /// Whether the server can reach `https` backends.
@@ -154,6 +156,11 @@ async fn meet(mut wire: Wire, seen: Arc<Mutex<Vec<(String, Message)>>>) {
                 let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
                 wire.send(format!("{head}{line}")).await;
                 wire.rest().await;
+            }
+            "switches" => {
+                let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+                wire.send(format!("{head}{line}")).await;
+                return;
             }
             "busy" => wire.send(response("503 Service Unavailable", &line)).await,
             _ => wire.send(response("200 OK", &line)).await,
@@ -612,6 +619,55 @@ async fn reloads_tell_no_key() {
         soon("the reload", refused).await;
     }
     check(&server.stop(), &SECRETS, "the log");
+}
+
+#[tokio::test]
+async fn websockets_tell_no_key() {
+    let fates = Fates::start().await;
+    let backends = [
+        fates.entry("switches", ""),
+        fates.entry("own-key", OWN_KEY),
+        fates.entry("closes", ""),
+        fates.entry("passes", r#""websocket":false"#),
+    ];
+    let server = start(&backends, "");
+    let fields = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        (
+            "sec-websocket-protocol",
+            "realtime, openai-insecure-api-key.sk-ws-Jm2rB7nQ4yEu9TkC1xPa",
+        ),
+    ];
+    for (backend, status) in [
+        ("switches", 101),
+        ("own-key", 200),
+        ("closes", 502),
+        ("passes", 426),
+    ] {
+        let mut wire = Wire::connect(server.address).await;
+        let mut head = format!(
+            "GET /v1/realtime?key={IN_QUERY} HTTP/1.1\r\nHost: proxy.test\r\n\
+             X-Proxy-Backend: {backend}\r\n"
+        );
+        for (name, value) in fields {
+            head += &format!("{name}: {value}\r\n");
+        }
+        wire.send(head + "\r\n").await;
+        let head = wire.head().await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        if matches!(status, 426 | 502) {
+            let error = wire.until("}}").await;
+            check(&(head + &error), &SECRETS, "an error");
+        }
+        let requests = fates.take(backend);
+        for request in &requests {
+            let has_key = request.head.contains(IN_PROTOCOL);
+            assert_eq!(has_key, backend != "own-key", "{}", request.head);
+        }
+        assert_eq!(requests.is_empty(), backend == "passes");
+    }
+    check_server(server).await;
 }
 
 /// TLS on both sides: one server is the other's backend, over HTTP/2 where the build can.

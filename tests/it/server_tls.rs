@@ -10,11 +10,14 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_native_tls::native_tls::Protocol;
 
-use crate::support::{
-    self, Backend, DEMO_CONFIG, Server, TempFile, Wire, config_for, config_with, entry,
-    http2::{collect, piece, pieces},
-    https::{self, Tls, certificate, connect},
-    post, response, soon,
+use crate::{
+    support::{
+        self, Backend, DEMO_CONFIG, Server, TempFile, Wire, config_for, config_with, entry,
+        http2::{collect, piece, pieces},
+        https::{self, Tls, certificate, connect},
+        post, response, soon,
+    },
+    websocket::{SWITCH, handshake},
 };
 
 const GOOD: [&str; 2] = ["good.pem", "leaf.key"];
@@ -524,4 +527,55 @@ async fn draining_ends_what_is_idle_and_waits_for_what_is_not() {
     assert_eq!(client.response().await.body, b"late");
     drop(client);
     assert_eq!(soon("the end", server.ended()).await, Some(0));
+}
+
+// WebSockets.
+
+#[tokio::test]
+async fn a_websocket_and_its_end_pass_both_ways() {
+    let (server, backend) = good().await;
+    let mut client = https::strict(server.address).await;
+    client.send(handshake("/v1/realtime", "") + "early").await;
+    let mut wire = backend.accept().await;
+    wire.head().await;
+    wire.send(format!("{SWITCH}behind it")).await;
+    assert_eq!(wire.until("early").await, "early");
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(client.until("behind it").await, "behind it");
+
+    client.stream.shutdown().await.expect("a connection");
+    assert!(wire.rest().await.is_empty());
+    wire.send("the last").await;
+    drop(wire);
+    let mut rest = String::new();
+    let read = client.stream.read_to_string(&mut rest);
+    soon("the end", read).await.expect("an announced end");
+    assert_eq!(rest, "the last");
+}
+
+#[tokio::test]
+async fn a_websocket_whose_backend_is_reset_has_no_proper_end() {
+    let (server, backend) = good().await;
+    let mut client = https::strict(server.address).await;
+    client.send(handshake("/v1/realtime", "")).await;
+    let mut wire = backend.accept().await;
+    wire.head().await;
+    wire.send(SWITCH).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    wire.reset();
+    assert!(client.stream.read(&mut [0]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_connection_ends_properly_behind_a_websocket_that_was_refused() {
+    let (server, backend) = good().await;
+    let mut client = https::strict(server.address).await;
+    let closing = handshake("/v1/realtime", "").replace("Upgrade\r\n", "Upgrade, close\r\n");
+    client.send(closing).await;
+    let mut wire = backend.accept().await;
+    wire.head().await;
+    wire.send(response("403 Forbidden", "{}")).await;
+    assert_eq!(client.response().await.status(), 403);
+    let read = soon("the end", client.stream.read(&mut [0])).await;
+    assert_eq!(read.expect("an announced end"), 0);
 }

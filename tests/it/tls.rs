@@ -7,19 +7,26 @@
 ))]
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_native_tls::{
     TlsAcceptor, TlsStream,
     native_tls::{self, Identity},
 };
 
-use crate::support::{
-    Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with, response,
-    soon,
+use crate::{
+    support::{
+        Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with, response,
+        soon,
+    },
+    websocket::{SWITCH, handshake},
 };
 
 fn certificates() -> PathBuf {
@@ -501,6 +508,57 @@ async fn a_kept_connection_that_the_backend_has_closed_is_nobodys_error() {
     wire.request().await;
     wire.send(response("200 OK", "the last")).await;
     assert_eq!(client.response().await.body, b"the last");
+}
+
+// WebSockets.
+
+/// Opens a WebSocket, and gives both ends.
+async fn open(server: &Server, backend: &Https) -> (Wire, Wire<TlsStream<TcpStream>>) {
+    let mut client = Wire::connect(server.address).await;
+    client.send(handshake("/v1/realtime", "")).await;
+    let mut wire = backend.accept().await;
+    wire.head().await;
+    wire.send(format!("{SWITCH}early")).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(client.until("early").await, "early");
+    (client, wire)
+}
+
+#[tokio::test]
+async fn a_websocket_passes_both_ways() {
+    let (server, backend) = good().await;
+    let (mut client, mut wire) = open(&server, &backend).await;
+    let bytes = noise(300_000);
+    for _ in 0..3 {
+        client.send(&bytes).await;
+        assert_eq!(wire.exactly(bytes.len()).await, bytes);
+        wire.send(&bytes).await;
+        assert_eq!(client.exactly(bytes.len()).await, bytes);
+        client.send("short").await;
+        assert_eq!(wire.until("short").await, "short");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_websocket_is_forwarded_and_what_is_none_is_a_reset() {
+    let (server, backend) = good().await;
+    let (mut client, wire) = open(&server, &backend).await;
+    close(wire).await;
+    assert_eq!(client.stream.read(&mut [0]).await.expect("an end"), 0);
+
+    let (mut client, mut wire) = open(&server, &backend).await;
+    client.stream.shutdown().await.expect("a connection");
+    assert!(wire.rest().await.is_empty());
+
+    for end in ["none", "reset"] {
+        let (mut client, wire) = open(&server, &backend).await;
+        match end {
+            "reset" => reset(wire),
+            _ => drop(wire),
+        }
+        let error = client.stream.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{end}");
+    }
 }
 
 /// Ends the connection below with a reset.

@@ -94,10 +94,11 @@ fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
                 let patterns = items.map(|item| item.string());
                 backend = backend.paths(patterns.collect::<Result<Vec<_>, _>>()?);
             }
+            "websocket" => backend = backend.websocket(field.boolean()?),
             _ => {
-                return Err(
-                    field.unknown("`name`, `url`, `model`, `timeout`, `api_key_env` and `paths`")
-                );
+                return Err(field.unknown(
+                    "`name`, `url`, `model`, `timeout`, `api_key_env`, `paths` and `websocket`",
+                ));
             }
         }
     }
@@ -117,6 +118,9 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             "timeout" => settings.timeout = field.seconds(allowed::SECONDS)?,
             "connect_timeout" => settings.connect_timeout = field.seconds(allowed::SECONDS)?,
             "idle_timeout" => settings.idle_timeout = field.seconds(allowed::SECONDS)?,
+            "tunnel_idle_timeout" => {
+                settings.tunnel_idle_timeout = field.seconds(allowed::SECONDS)?;
+            }
             "total_timeout" => {
                 settings.total_timeout = match field.value {
                     Value::Null => None,
@@ -138,9 +142,9 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             "cooldown" => settings.cooldown = field.seconds(allowed::COOLDOWN)?,
             _ => {
                 return Err(field.unknown(
-                    "`timeout`, `connect_timeout`, `idle_timeout`, `total_timeout`, \
-                     `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, \
-                     `backend_header`, `merge_models`, `failover_on` and `cooldown`",
+                    "`timeout`, `connect_timeout`, `idle_timeout`, `tunnel_idle_timeout`, \
+                     `total_timeout`, `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, \
+                     `require_auth`, `backend_header`, `merge_models`, `failover_on` and `cooldown`",
                 ));
             }
         }

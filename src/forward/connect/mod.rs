@@ -26,11 +26,29 @@ use crate::{
     error::{BoxError, Error, Kind},
 };
 
+/// What a backend may choose in the TLS handshake. One that is offered nothing speaks HTTP/1.1.
+const ALPN: &[&str] = if cfg!(feature = "http2") {
+    &["h2", "http/1.1"]
+} else {
+    &[]
+};
+
 /// Connects to the origins of backends.
 pub(crate) struct Connector {
     tcp: Tcp,
     /// Made when it is first needed: reading the certificate authorities takes a while.
     tls: OnceLock<Result<tls::Connector, BoxError>>,
+    /// The same, but it offers HTTP/1.1 alone.
+    http1_tls: OnceLock<Result<tls::Connector, BoxError>>,
+}
+
+/// The versions of HTTP that a connection may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Versions {
+    /// HTTP/2, if it is enabled and the backend chooses it, else HTTP/1.1.
+    Any,
+    /// HTTP/1.1 alone, as an upgrade needs it.
+    Http1,
 }
 
 impl Connector {
@@ -42,28 +60,40 @@ impl Connector {
         Self {
             tcp: tcp::connector(resolver),
             tls: OnceLock::new(),
+            http1_tls: OnceLock::new(),
         }
     }
 
     /// Makes ready what connections to this origin need, so that the first one needn't wait.
     pub(crate) fn prepare(&self, origin: &Origin) {
         if origin.is_https() {
-            let _ = self.tls();
+            let _ = self.tls(Versions::Any);
         }
     }
 
-    fn tls(&self) -> &Result<tls::Connector, BoxError> {
-        self.tls.get_or_init(tls::Connector::new)
+    fn tls(&self, versions: Versions) -> &Result<tls::Connector, BoxError> {
+        match versions {
+            Versions::Http1 if cfg!(feature = "http2") => {
+                let only_http1 = || tls::Connector::new(&["http/1.1"]);
+                self.http1_tls.get_or_init(only_http1)
+            }
+            _ => self.tls.get_or_init(|| tls::Connector::new(ALPN)),
+        }
     }
 
     /// Starts to connect. `period` is for all of it: the name, TCP and TLS. The addresses of a name
     /// share it, so that one which drops packets doesn't hide the others.
-    pub(crate) fn connect(&self, origin: &Origin, period: Duration) -> Result<Connecting, Error> {
+    pub(crate) fn connect(
+        &self,
+        origin: &Origin,
+        versions: Versions,
+        period: Duration,
+    ) -> Result<Connecting, Error> {
         let mut tcp = self.tcp.clone();
         tcp.set_connect_timeout(Some(period));
         let uri = origin.uri().clone();
         let attempt = if origin.is_https() {
-            let tls = self.tls().as_ref();
+            let tls = self.tls(versions).as_ref();
             let tls =
                 tls.map_err(|error| Error::new(Kind::TlsProtocol).with_source(error.to_string()))?;
             let connecting = tls::connect(tls, tcp, uri);

@@ -34,7 +34,7 @@ async fn an_address_that_drops_packets_does_not_hide_the_next_one() {
     let url = format!("http://backend.test:{}/v1", second.port());
     let config = Config::builder().backend(BackendConfig::new("a", url));
     let backend = Backend::all(&config.build().unwrap(), &[])[0].clone();
-    let connecting = connector.connect(backend.origin(), Duration::from_secs(2));
+    let connecting = connector.connect(backend.origin(), Versions::Any, Duration::from_secs(2));
 
     assert!(connecting.unwrap().await.is_ok());
     assert_eq!(

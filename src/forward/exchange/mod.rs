@@ -7,11 +7,13 @@ mod tests;
 use std::{
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
+use http::{HeaderMap, Request, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
+use hyper::upgrade::OnUpgrade;
 
 use super::{
     http1::{self, HeadEncoder},
@@ -74,6 +76,15 @@ enum Protocol {
     Http2(http2::Exchange<RequestBody>, Option<Box<Repeat>>),
 }
 
+/// The sides of a connection that has switched protocols.
+pub(super) struct Switched {
+    pub(super) client: OnUpgrade,
+    pub(super) backend: Stream,
+    /// What the backend has sent behind its 101.
+    pub(super) read: Bytes,
+    pub(super) idle_timeout: Duration,
+}
+
 /// What it takes to send a request again.
 struct Repeat {
     parts: Parts,
@@ -109,9 +120,8 @@ impl Exchange {
         body.note_connecting(false);
         let outbound = Outbound::new(&parts, &target, &body.size_hint());
         let head = encode_head(&outbound);
-        let framing = outbound.framing();
-        let is_head_request = parts.method == Method::HEAD;
-        let exchange = http1::Exchange::new(stream, head, framing, body, is_head_request);
+        let (framing, asked) = (outbound.framing(), outbound.asked());
+        let exchange = http1::Exchange::new(stream, head, framing, body, asked);
         let exchange = Box::new(Self {
             protocol: Protocol::Http1(exchange),
             target,
@@ -242,6 +252,23 @@ impl Exchange {
         }
     }
 
+    /// After a 101: both sides of the tunnel.
+    pub(super) fn into_switched(self) -> Option<Switched> {
+        match self.protocol {
+            Protocol::Http1(exchange) => {
+                let timeouts = self.target.backend.timeouts();
+                let (stream, read) = exchange.into_upgraded();
+                Some(Switched {
+                    client: self.target.into_upgrade()?,
+                    backend: stream,
+                    read,
+                    idle_timeout: timeouts.tunnel_idle,
+                })
+            }
+            Protocol::Http2(..) => None,
+        }
+    }
+
     /// Puts the connection into the pool, if it can take another request.
     pub(super) fn finish(self) {
         match self.protocol {
@@ -317,6 +344,7 @@ fn explain(error: ExchangeError<Error>, closed: Kind, malformed: Kind) -> Error 
             (Kind::BodyTruncated, source.into())
         }
         ExchangeError::Malformed(source) => (malformed, source),
+        ExchangeError::Switched => return Error::new(Kind::UpgradeFailed),
         ExchangeError::Closed(source) | ExchangeError::Unprocessed(source) => (closed, source),
     };
     Error::new(kind).with_source(source)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -16,7 +16,7 @@ use super::{
     head::{self, HeadSearch, Parsed},
     upload::{Upload, UploadError},
 };
-use crate::forward::message::{ExchangeError, Framing, Head, Source};
+use crate::forward::message::{Asked, ExchangeError, Framing, Head, Source};
 
 /// The most that one read returns.
 const READ_BUFFER: usize = 64 * 1024;
@@ -37,7 +37,7 @@ pub(crate) struct Exchange<T, B> {
     upload: Option<Upload<B>>,
     /// Read, but not yet used.
     input: Bytes,
-    is_head_request: bool,
+    asked: Asked,
     interim: u8,
     empty_lines: u8,
     search: HeadSearch,
@@ -53,18 +53,12 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     /// `head` is the encoded head of the request.
-    pub(crate) fn new(
-        io: T,
-        head: Vec<u8>,
-        framing: Framing,
-        body: B,
-        is_head_request: bool,
-    ) -> Self {
+    pub(crate) fn new(io: T, head: Vec<u8>, framing: Framing, body: B, asked: Asked) -> Self {
         Self {
             io,
             upload: Some(Upload::new(head, framing, body)),
             input: Bytes::new(),
-            is_head_request,
+            asked,
             interim: 0,
             empty_lines: 0,
             search: HeadSearch::default(),
@@ -95,16 +89,20 @@ where
         }
     }
 
-    fn parse_head(&mut self, recycled: &mut HeaderMap) -> Result<Option<Head>, Malformed> {
+    fn parse_head(
+        &mut self,
+        recycled: &mut HeaderMap,
+    ) -> Result<Option<Head>, ExchangeError<B::Error>> {
         loop {
             self.skip_empty_lines()?;
             if !self.search.is_due(&self.input) {
                 return Ok(None);
             }
-            match head::parse(&self.input, self.is_head_request, recycled)? {
+            match head::parse(&self.input, self.asked, recycled)? {
                 Parsed::Partial => return Ok(None),
+                Parsed::Unasked => return Err(ExchangeError::Switched),
                 Parsed::Interim(_) if self.interim == MAX_INTERIM => {
-                    return Err(Malformed("too many interim responses"));
+                    return Err(Malformed("too many interim responses").into());
                 }
                 Parsed::Interim(length) => {
                     self.interim += 1;
@@ -117,6 +115,10 @@ where
                     body,
                     keep_alive,
                 } => {
+                    // Behind a request that isn't whole, its rest would be taken for the tunnel's.
+                    if head.status == StatusCode::SWITCHING_PROTOCOLS && self.upload.is_some() {
+                        return Err(ExchangeError::Switched);
+                    }
                     self.input.advance(length);
                     self.body = body;
                     self.keep_alive &= keep_alive;
@@ -207,6 +209,11 @@ where
         self.body.size_hint()
     }
 
+    /// After a 101: the connection, and what was read behind the head.
+    pub(crate) fn into_upgraded(self) -> (T, Bytes) {
+        (self.io, self.input)
+    }
+
     /// The connection, if it can take another request.
     pub(crate) fn into_reusable(self) -> Option<T> {
         let is_clean = self.upload.is_none() && self.input.is_empty() && self.body.is_end();
@@ -254,7 +261,7 @@ fn decode(body: &mut Decoder, read: &[u8]) -> Decoded {
 }
 
 /// Reads into the thread's buffer and passes what came to `take`: nothing at the end.
-fn poll_read<T: AsyncRead + Unpin, R>(
+pub(crate) fn poll_read<T: AsyncRead + Unpin, R>(
     io: &mut T,
     cx: &mut Context<'_>,
     take: impl FnOnce(&[u8]) -> R,

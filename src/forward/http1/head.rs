@@ -12,8 +12,8 @@ use super::{
     decode::{BodyFields, Decoder},
 };
 use crate::{
-    forward::message::{Head, MAX_HEAD},
-    header::{ConnectionOptions, is_hop_by_hop},
+    forward::message::{Asked, Head, MAX_HEAD},
+    header::{ConnectionOptions, is_hop_by_hop, is_websocket_only},
 };
 
 /// Input up to this size is parsed again with each read, so that what can't become a head is refused
@@ -56,6 +56,8 @@ pub(super) enum Parsed {
     Partial,
     /// An interim response (1xx) of this length.
     Interim(usize),
+    /// A 101 that wasn't asked for, or with another protocol.
+    Unasked,
     Final {
         /// Of the head in the input.
         length: usize,
@@ -107,11 +109,11 @@ impl Names {
     }
 }
 
-/// Parses the head at the start of the input, as the response to a HEAD request or to another. The
-/// fields reuse the memory of `recycled`.
+/// Parses the head at the start of the input, as the response to what was asked for. The fields
+/// reuse the memory of `recycled`.
 pub(super) fn parse(
     input: &Bytes,
-    is_head_request: bool,
+    asked: Asked,
     recycled: &mut HeaderMap,
 ) -> Result<Parsed, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -133,10 +135,11 @@ pub(super) fn parse(
         .code
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or(Malformed("invalid status code"))?;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Malformed("switches protocols without being asked"));
+    let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
+    if is_switch && asked != Asked::Upgrade {
+        return Ok(Parsed::Unasked);
     }
-    if status.is_informational() {
+    if status.is_informational() && !is_switch {
         return Ok(Parsed::Interim(length));
     }
     if length > MAX_HEAD {
@@ -148,6 +151,14 @@ pub(super) fn parse(
     let is_connection =
         |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("connection");
     let options = ConnectionOptions::new(fields.filter(is_connection).map(|field| field.value));
+    // The fields of an upgrade are for the client, too.
+    let is_kept = |name: &HeaderName| match asked {
+        _ if is_switch => true,
+        Asked::Upgrade if status == StatusCode::UPGRADE_REQUIRED => {
+            matches!(*name, header::CONNECTION | header::UPGRADE)
+        }
+        _ => false,
+    };
     let mut body = BodyFields::default();
     let mut names = NAMES.take();
     // The values are slices of the input.
@@ -161,14 +172,21 @@ pub(super) fn parse(
             header::TRANSFER_ENCODING => body.add_coding(field.value)?,
             _ => {}
         }
-        if !is_hop_by_hop(name.as_str()) && !options.contains(name.as_str()) {
+        let is_connections = is_hop_by_hop(name.as_str()) || options.contains(name.as_str());
+        if !is_connections || is_kept(&name) {
             let value = HeaderValue::from_maybe_shared(input.slice_ref(field.value));
             headers.append(name, value.map_err(|_| Malformed("invalid field value"))?);
         }
     }
     NAMES.set(names.rewound());
     let mut body = body.decoder(is_1_0)?;
-    if !Head::has_body(status, is_head_request) {
+    if is_switch && !is_websocket_only(&headers) {
+        return Ok(Parsed::Unasked);
+    }
+    if is_switch && !matches!(body, Decoder::UntilClose | Decoder::Length(0)) {
+        return Err(Malformed("a body in a 101"));
+    }
+    if is_switch || !Head::has_body(status, asked == Asked::Head) {
         body = Decoder::Length(0);
     }
     let keep_alive =
@@ -202,12 +220,16 @@ fn reason_phrase(head: &[u8], status: StatusCode) -> Option<ReasonPhrase> {
 mod tests {
     use super::*;
 
-    fn parse_new(input: &Bytes, is_head_request: bool) -> Result<Parsed, Malformed> {
-        parse(input, is_head_request, &mut HeaderMap::new())
+    fn parse_new(input: &Bytes, asked: Asked) -> Result<Parsed, Malformed> {
+        parse(input, asked, &mut HeaderMap::new())
     }
 
     fn parse_final(input: &str) -> (Head, Decoder, bool) {
-        match parse_new(&Bytes::copy_from_slice(input.as_bytes()), false) {
+        parse_final_for(input, Asked::Content)
+    }
+
+    fn parse_final_for(input: &str, asked: Asked) -> (Head, Decoder, bool) {
+        match parse_new(&Bytes::copy_from_slice(input.as_bytes()), asked) {
             Ok(Parsed::Final {
                 length,
                 head,
@@ -294,16 +316,60 @@ mod tests {
             b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
         );
         assert!(matches!(
-            parse_new(&interim, false),
+            parse_new(&interim, Asked::Content),
             Ok(Parsed::Interim(40))
         ));
-        assert!(
-            parse_new(
-                &Bytes::from("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
-                false
-            )
-            .is_err()
-        );
+    }
+
+    #[test]
+    fn the_fields_of_an_upgrade_are_the_clients_too() {
+        const FIELDS: &str = "Upgrade: websocket\r\nX: y\r\nConnection: Upgrade, x";
+        let names = |status: &str, asked| {
+            let input = format!("HTTP/1.1 {status}\r\n{FIELDS}\r\n\r\n");
+            let (head, ..) = parse_final_for(&input, asked);
+            let names = head.headers.keys().map(|name| name.to_string());
+            names.collect::<Vec<_>>()
+        };
+        let all = ["upgrade", "x", "connection"];
+        assert_eq!(names("101 Switching Protocols", Asked::Upgrade), all);
+        let handshake = ["upgrade", "connection"];
+        assert_eq!(names("426 Upgrade Required", Asked::Upgrade), handshake);
+        assert!(names("426 Upgrade Required", Asked::Content).is_empty());
+        assert!(names("200 OK", Asked::Upgrade).is_empty());
+    }
+
+    #[test]
+    fn a_switch_that_was_not_asked_for_is_told_apart() {
+        for (fields, asked) in [
+            ("Upgrade: websocket\r\n", Asked::Content),
+            ("Upgrade: websocket\r\n", Asked::Head),
+            ("", Asked::Upgrade),
+            ("Upgrade: h2c\r\n", Asked::Upgrade),
+            ("Upgrade: websocket, h2c\r\n", Asked::Upgrade),
+            ("Upgrade: websocket\r\nUpgrade: h2c\r\n", Asked::Upgrade),
+        ] {
+            let input = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
+            let parsed = parse_new(&Bytes::from(input), asked);
+            assert!(matches!(parsed, Ok(Parsed::Unasked)), "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_101_is_no_body() {
+        let switch = |fields: &str| {
+            let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket";
+            let input = format!("{head}\r\n{fields}\r\n");
+            parse_new(&Bytes::from(input), Asked::Upgrade)
+        };
+        for fields in ["", "Content-Length: 0\r\n"] {
+            let Ok(Parsed::Final { body, .. }) = switch(fields) else {
+                panic!("{fields}");
+            };
+            assert!(body.is_end(), "{fields}");
+        }
+        for fields in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
+            assert!(switch(fields).is_err(), "{fields}");
+        }
     }
 
     #[test]
@@ -311,7 +377,10 @@ mod tests {
         let head = Bytes::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nx: y\r\n\r\n");
         for cut in 0..head.len() {
             assert!(
-                matches!(parse_new(&head.slice(..cut), false), Ok(Parsed::Partial)),
+                matches!(
+                    parse_new(&head.slice(..cut), Asked::Content),
+                    Ok(Parsed::Partial)
+                ),
                 "cut at {cut}"
             );
         }
@@ -343,19 +412,19 @@ mod tests {
 
     #[test]
     fn answers_without_a_body_have_none_whatever_their_fields_say() {
-        for (head, is_head_request) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", true),
+        for (head, asked) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", Asked::Head),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-                true,
+                Asked::Head,
             ),
-            ("HTTP/1.1 204 No Content\r\n\r\n", false),
+            ("HTTP/1.1 204 No Content\r\n\r\n", Asked::Content),
             (
                 "HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n",
-                false,
+                Asked::Content,
             ),
         ] {
-            let parsed = parse_new(&Bytes::from(head), is_head_request);
+            let parsed = parse_new(&Bytes::from(head), asked);
             let Ok(Parsed::Final { body, .. }) = parsed else {
                 panic!("{head}");
             };
@@ -394,7 +463,7 @@ mod tests {
             &many,
         ] {
             assert!(
-                parse_new(&Bytes::copy_from_slice(head.as_bytes()), false).is_err(),
+                parse_new(&Bytes::copy_from_slice(head.as_bytes()), Asked::Content).is_err(),
                 "{:.60}",
                 head
             );

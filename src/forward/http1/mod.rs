@@ -20,7 +20,10 @@ mod upload;
 
 #[cfg(fuzzing)]
 pub(crate) use self::differential::fuzz;
-pub(super) use self::{encode::HeadEncoder, exchange::Exchange};
+pub(super) use self::{
+    encode::HeadEncoder,
+    exchange::{Exchange, poll_read},
+};
 use super::message::ExchangeError;
 
 /// Most fields of a response head or a trailer section.

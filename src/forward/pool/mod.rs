@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    connect::{Connected, Connector},
+    connect::{Connected, Connector, Versions},
     http2,
     stream::Stream,
 };
@@ -118,8 +118,10 @@ impl Pool {
 
     /// A connection for one request: with HTTP/2 the oldest that takes one more, so that newer ones
     /// become idle; with HTTP/1.1 the one that was used last.
-    pub(crate) fn take(&self, origin: &Origin) -> Option<Open> {
-        if let Some(permit) = self.reserve(origin) {
+    pub(crate) fn take(&self, origin: &Origin, versions: Versions) -> Option<Open> {
+        if versions == Versions::Any
+            && let Some(permit) = self.reserve(origin)
+        {
             return Some(Open::Http2(permit));
         }
         loop {

@@ -36,7 +36,7 @@ impl Fixture {
     }
 
     fn take(&self) -> Option<Stream> {
-        match self.pool.take(&self.origin)? {
+        match self.pool.take(&self.origin, Versions::Any)? {
             Open::Http1(stream) => Some(stream),
             Open::Http2(_) => panic!("HTTP/2"),
         }

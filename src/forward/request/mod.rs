@@ -11,15 +11,20 @@ use http::{
     uri::PathAndQuery,
 };
 use http_body::SizeHint;
+use hyper::upgrade::OnUpgrade;
 
-use super::message::Framing;
+use super::{
+    connect::Versions,
+    message::{Asked, Framing},
+};
 use crate::{
     backend::Backend,
     endpoint::Matched,
     error::{Error, Kind},
     header::{
         API_KEY, ConnectionOptions, OPENAI_ORGANIZATION, OPENAI_PROJECT, X_API_KEY,
-        X_PROXY_BACKEND, accepts_trailers, has_transfer_coding, is_hop_by_hop, preflighted_method,
+        X_PROXY_BACKEND, accepts_trailers, has_transfer_coding, is_handshake, is_hop_by_hop,
+        is_websocket, preflighted_method, protocols_without_keys,
     },
     percent::next_decoded,
 };
@@ -32,6 +37,8 @@ static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 pub(super) struct Target {
     pub(super) backend: Backend,
     matched: Matched,
+    /// The client's side of the WebSocket that the request asks for.
+    upgrade: Option<OnUpgrade>,
 }
 
 impl Target {
@@ -51,7 +58,35 @@ impl Target {
         Ok(Self {
             backend: backend.clone(),
             matched,
+            upgrade: None,
         })
+    }
+
+    /// The same, and the upgrade that the request may ask for. Fails where the server has none.
+    pub(super) fn with_upgrade<B>(mut self, request: &mut Request<B>) -> Result<Self, Error> {
+        if is_websocket(request.method(), request.version(), request.headers()) {
+            let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+            let unavailable = || Error::new(Kind::UpgradeUnavailable).with_backend(&self.backend);
+            self.upgrade = Some(upgrade.ok_or_else(unavailable)?);
+        }
+        Ok(self)
+    }
+
+    /// Over which versions of HTTP the request can be sent.
+    pub(super) fn versions(&self) -> Versions {
+        if self.is_upgrade() {
+            Versions::Http1
+        } else {
+            Versions::Any
+        }
+    }
+
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
+    pub(super) fn into_upgrade(self) -> Option<OnUpgrade> {
+        self.upgrade
     }
 }
 
@@ -101,6 +136,14 @@ impl<'a> Outbound<'a> {
         &self.parts.method
     }
 
+    pub(super) fn asked(&self) -> Asked {
+        match self.parts.method {
+            _ if self.target.is_upgrade() => Asked::Upgrade,
+            Method::HEAD => Asked::Head,
+            _ => Asked::Content,
+        }
+    }
+
     pub(super) fn framing(&self) -> Framing {
         self.framing
     }
@@ -113,7 +156,9 @@ impl<'a> Outbound<'a> {
     /// path below the prefix, the base URL's query, and the parameters of the client's query whose
     /// names it doesn't have.
     pub(super) fn write_target(&self, target: &mut Vec<u8>) {
-        let Target { backend, matched } = self.target;
+        let Target {
+            backend, matched, ..
+        } = self.target;
         target.extend_from_slice(backend.base_path().as_bytes());
         target.extend_from_slice(matched.path(&self.parts.uri).as_bytes());
         let mut separator = b'?';
@@ -149,7 +194,7 @@ impl<'a> Outbound<'a> {
     /// The header section but for `Host`: the backend's key, then the client's fields in their
     /// order.
     #[inline(always)]
-    pub(super) fn for_each_field(&self, mut visit: impl FnMut(Field<'a>)) {
+    pub(super) fn for_each_field(&self, mut visit: impl FnMut(Field<'_>)) {
         if let Some(credential) = self.credential {
             visit(Field::Plain(&AUTHORIZATION, credential));
         }
@@ -171,6 +216,11 @@ impl<'a> Outbound<'a> {
                     }
                 }
                 _ if self.is_dropped(name) => {}
+                header::SEC_WEBSOCKET_PROTOCOL if self.drops_credentials => {
+                    if let Some(value) = protocols_without_keys(value) {
+                        visit(Field::Plain(name, &value));
+                    }
+                }
                 header::COOKIE if self.parts.version == Version::HTTP_2 => {
                     if std::mem::take(&mut cookie_is_due) {
                         visit(Field::Cookie(self.parts.headers.get_all(header::COOKIE)));
@@ -210,6 +260,9 @@ impl<'a> Outbound<'a> {
     /// Whether a field isn't for the backend, whatever its value.
     #[inline(always)]
     fn is_dropped(&self, name: &HeaderName) -> bool {
+        if self.target.is_upgrade() && is_handshake(name) {
+            return false;
+        }
         // It is known to the client only, or the backend has one of its own.
         let is_credential = self.drops_credentials
             && (matches!(*name, header::AUTHORIZATION | header::COOKIE)

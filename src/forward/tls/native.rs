@@ -20,11 +20,12 @@ pub(crate) type TlsStream = hyper_tls::TlsStream<TokioIo<TokioIo<Watched>>>;
 
 impl Connector {
     /// Fails where the library doesn't work.
-    pub(crate) fn new() -> Result<Self, BoxError> {
+    #[cfg_attr(not(feature = "http2"), expect(unused_variables))]
+    pub(crate) fn new(alpn: &[&str]) -> Result<Self, BoxError> {
         #[cfg_attr(not(feature = "http2"), expect(unused_mut))]
         let mut tls = native_tls::TlsConnector::builder();
         #[cfg(feature = "http2")]
-        tls.request_alpns(&["h2", "http/1.1"]);
+        tls.request_alpns(alpn);
         Ok(Self(tls.build()?))
     }
 }

@@ -15,7 +15,7 @@ pub(crate) enum Connector {}
 pub(crate) type TlsStream = TcpStream;
 
 impl Connector {
-    pub(crate) fn new() -> Result<Self, BoxError> {
+    pub(crate) fn new(_: &[&str]) -> Result<Self, BoxError> {
         Err("built without TLS".into())
     }
 }

@@ -24,15 +24,13 @@ pub(crate) type TlsStream = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 impl Connector {
     /// Fails where no certificate authority is found.
-    pub(crate) fn new() -> Result<Self, BoxError> {
+    pub(crate) fn new(alpn: &[&str]) -> Result<Self, BoxError> {
         // The provider is named: the process may have more than one, or another default.
         let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_native_roots()?
             .with_no_client_auth();
-        if cfg!(feature = "http2") {
-            tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        }
+        tls.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(Self(Arc::new(tls)))
     }
 }

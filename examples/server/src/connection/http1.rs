@@ -1,4 +1,4 @@
-//! HTTP/1.1 with clients: its limits, and its clocks.
+//! HTTP/1.1 with clients: its limits, its clocks, and its upgrades.
 
 use std::{
     convert::Infallible,
@@ -20,6 +20,7 @@ use hyper::{
     rt,
     server::conn::http1,
     service::{HttpService, service_fn},
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -39,7 +40,7 @@ pub(super) fn connection<T, A, F, B>(
     limits: &Limits,
 ) -> impl Connection + use<T, A, F, B>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     A: Fn(Request<Incoming>) -> F + Unpin,
     F: Future<Output = Result<Response<B>, Infallible>>,
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
@@ -52,30 +53,42 @@ where
             if is_http_1_0 {
                 activity.0.is_http_1_0.store(true, Relaxed);
             }
+            if let Some(upgrade) = request.extensions().get::<OnUpgrade>() {
+                *activity.upgrade() = Some(upgrade.clone());
+            }
             // RFC 9112, section 3.2.
             let mut hosts = request.headers().get_all(header::HOST).iter();
             let has_host = hosts.next().is_some() || is_http_1_0;
             let answer = (has_host && hosts.next().is_none()).then(|| answer(request));
-            async {
+            let activity = activity.clone();
+            async move {
                 let response = match answer {
                     Some(answer) => answer.await?.map(Either::Left),
                     None => not_one_host().map(Either::Right),
                 };
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    // Its end is the tunnel's matter now.
+                    activity.0.is_tunnel.store(true, Relaxed);
+                    *activity.upgrade() = None;
+                }
                 deadline::begin(&response);
                 Ok::<_, Infallible>(response)
             }
         })
     };
-    let stream = TokioIo::new(Linger::new(socket, stream, activity.clone()));
+    let notices = limits.notices.clone();
+    let stream = TokioIo::new(Linger::new(socket, stream, activity.clone(), notices));
     let connection = http1::Builder::new()
         .timer(activity.clone())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(MAX_HEAD_BYTES as usize)
         .keep_alive(limits.notices.is_some())
-        .serve_connection(stream, service);
+        .serve_connection(stream, service)
+        .with_upgrades();
     Http1 {
         connection,
         activity,
+        closing: None,
     }
 }
 
@@ -100,18 +113,36 @@ fn not_one_host() -> Response<Full<Bytes>> {
 }
 
 struct Http1<T, S: HttpService<Incoming>> {
-    connection: http1::Connection<T, S>,
+    connection: http1::UpgradeableConnection<T, S>,
     activity: Activity,
+    /// What hyper handed over at the end for an upgrade that hasn't taken place.
+    closing: Option<Box<Upgraded>>,
 }
 
 impl<T, S> Connection for Http1<T, S>
 where
-    T: rt::Read + rt::Write + Unpin,
+    T: rt::Read + rt::Write + Send + Unpin + 'static,
     S: HttpService<Incoming, ResBody: 'static> + Unpin,
     <S::ResBody as Body>::Error: Into<BoxError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        Pin::new(&mut self.connection).poll(cx)
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.connection).poll(cx))?;
+            // Asked for an upgrade, hyper leaves the end of the connection to who gets it, even if
+            // the response was no 101.
+            let unused = self.activity.upgrade().take();
+            let Some(mut unused) = unused else {
+                return Poll::Ready(Ok(()));
+            };
+            match Pin::new(&mut unused).poll(cx) {
+                Poll::Ready(Ok(upgraded)) => self.closing = Some(Box::new(upgraded)),
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+        if let Some(closing) = &mut self.closing {
+            let _ = ready!(rt::Write::poll_shutdown(Pin::new(&mut **closing), cx));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn shut_down(&mut self) {
@@ -142,6 +173,10 @@ struct State {
     has_read: AtomicBool,
     is_http_1_0: AtomicBool,
     is_closing: AtomicBool,
+    /// A 101 was sent.
+    is_tunnel: AtomicBool,
+    /// Of the last request that asked for one.
+    upgrade: Mutex<Option<OnUpgrade>>,
 }
 
 #[derive(Default)]
@@ -161,6 +196,8 @@ impl Activity {
             has_read: AtomicBool::new(false),
             is_http_1_0: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
+            upgrade: Mutex::default(),
         }))
     }
 
@@ -178,6 +215,18 @@ impl Activity {
     /// Whether the end of the connection may be the end of a response.
     pub(super) fn is_http_1_0(&self) -> bool {
         self.0.is_http_1_0.load(Relaxed)
+    }
+
+    /// Whether the connection has switched protocols.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.0.is_tunnel.load(Relaxed)
+    }
+
+    fn upgrade(&self) -> MutexGuard<'_, Option<OnUpgrade>> {
+        self.0
+            .upgrade
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {

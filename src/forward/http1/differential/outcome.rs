@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use super::wire::{Case, Seen, To, Wire};
 use crate::forward::{
     http1::Exchange,
-    message::{ExchangeError, Framing},
+    message::{Asked, ExchangeError, Framing},
 };
 
 /// What was made of a response.
@@ -181,8 +181,12 @@ pub(super) fn ours(case: &Case) -> Outcome {
         To::Unfinished | To::Unread => Framing::Chunked,
         To::Get | To::Head => Framing::None,
     };
+    let asked = match case.to {
+        To::Head => Asked::Head,
+        _ => Asked::Content,
+    };
     let body = RequestBody::of(case.to);
-    let mut exchange = Exchange::new(wire, b"\r\n".into(), framing, body, case.to == To::Head);
+    let mut exchange = Exchange::new(wire, b"\r\n".into(), framing, body, asked);
     let mut outcome = Outcome::default();
     // What is left in it must not come out again.
     let mut recycled = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("spare"))]);

@@ -55,7 +55,7 @@ const REFUSED: &[(&str, Condition, &str)] = &[
          (RFC 9112, section 6.3, item 5)",
     ),
     (
-        "switches protocols without being asked",
+        "Switched",
         |hypers| hypers.head.as_ref().is_some_and(|head| head.status == 101),
         "ours refuses 101, as no Upgrade was sent (RFC 9110, section 15.2.2)",
     ),

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{CLOSE_TIMEOUT, http1::Activity};
-use crate::socket::Socket;
+use crate::{notice::Notices, socket::Socket};
 
 /// A connection that is closed so that the last response arrives (RFC 9112, section 9.6).
 ///
@@ -24,28 +24,42 @@ use crate::socket::Socket;
 /// A connection that is dropped without that was aborted. In HTTP/1.0 the end of the connection may
 /// be the end of the response, so a reset is sent there, which is no proper end. (In TLS the
 /// `close_notify` is missing as well, but not every client minds.)
+///
+/// Behind a 101 the client's side is the tunnel's: shutting down ends this side alone, and a tunnel
+/// that is dropped without that was reset by the backend, so it is reset here.
 pub(super) struct Linger<S> {
     socket: Socket,
     stream: S,
     activity: Activity,
+    is_shut_down: bool,
     /// Set when the sending side is shut down.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// A drain waits until it is dropped: the connection may outlive its task as a tunnel.
+    _notices: Option<Notices>,
 }
 
 impl<S> Linger<S> {
-    pub(super) fn new(socket: Socket, stream: S, activity: Activity) -> Self {
+    pub(super) fn new(
+        socket: Socket,
+        stream: S,
+        activity: Activity,
+        notices: Option<Notices>,
+    ) -> Self {
         Self {
             socket,
             stream,
             activity,
+            is_shut_down: false,
             deadline: None,
+            _notices: notices,
         }
     }
 }
 
 impl<S> Drop for Linger<S> {
     fn drop(&mut self) {
-        if self.deadline.is_none() && self.activity.is_http_1_0() {
+        let ends_by_reset = self.activity.is_http_1_0() || self.activity.is_tunnel();
+        if !self.is_shut_down && ends_by_reset {
             self.socket.reset_at_end();
         }
     }
@@ -93,9 +107,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.deadline.is_none() {
+        if !this.is_shut_down {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.is_shut_down = true;
             this.activity.closing();
+        }
+        if this.activity.is_tunnel() {
+            return Poll::Ready(Ok(()));
         }
         let deadline = this
             .deadline

@@ -16,7 +16,7 @@ async fn a_client_that_never_stops_sending_is_read_for_2_s() {
     let stream = TcpStream::connect(address).await.expect("it listens");
     let socket = Socket::new(stream).expect("a socket");
     let flood = join(repeat(b'x'), sink());
-    let mut linger = Linger::new(socket, flood, Activity::new(Duration::ZERO));
+    let mut linger = Linger::new(socket, flood, Activity::new(Duration::ZERO), None);
     let closing = tokio::spawn(async move { linger.shutdown().await });
 
     yield_now().await;
