@@ -241,3 +241,28 @@ async fn what_no_observer_wants_is_not_followed() {
     let observe = layer.layer(());
     assert!(observe.begin(&post().into_parts().0).is_none());
 }
+
+#[tokio::test]
+async fn the_bytes_of_a_request_are_counted_as_they_are_received() {
+    let counted = Arc::new(Mutex::new(None));
+    let layer = ObserveLayer::new().with_observer({
+        let counted = counted.clone();
+        move |_| {
+            let counted = counted.clone();
+            Some(move |exchange: &Exchange| {
+                *counted.lock().unwrap() = Some(exchange.request_bytes());
+            })
+        }
+    });
+    let service = layer.layer(service_fn(async |request: Request<RequestBody>| {
+        request.into_body().collect().await?;
+        Ok::<_, Error>(Response::new(Full::<Bytes>::default()))
+    }));
+    let (mut sender, body) = Channel::<Bytes, Error>::new(16);
+    for chunk in ["ab", "", "c"] {
+        sender.send_data(chunk.into()).await.unwrap();
+    }
+    drop(sender);
+    service.oneshot(Request::new(body)).await.unwrap();
+    assert_eq!(*counted.lock().unwrap(), Some(3));
+}

@@ -110,6 +110,9 @@
 //! # is_layer(layer);
 //! ```
 //!
+//! The body of a response that opens a WebSocket is empty: to count those until they are closed,
+//! release the permit by an [observer](crate::observe).
+//!
 //! Any other tower middleware can be had for each backend in the same way: make a stack for each,
 //! such as `ServiceBuilder::new().buffer(100).rate_limit(5, second).service(forward.clone())`, keep
 //! them in the map, and call the one of the request's backend. The time that a request waits there

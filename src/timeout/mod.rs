@@ -5,7 +5,8 @@
 //! which have timeouts of their own. The idle timeout limits the time between two chunks of the
 //! response. A stream may last forever, as long as it isn't idle for too long.
 //!
-//! [`Deadline`]: Limits the whole exchange, from the request's headers to the end of the response.
+//! [`Deadline`]: Limits the whole exchange, from the request's headers to the end of the response, or
+//! of the WebSocket that it opens. (While neither side of that sends, `tunnel_idle_timeout` limits it.)
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};

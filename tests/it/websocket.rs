@@ -8,14 +8,19 @@ use axum::{
     routing::any,
 };
 use bytes::Bytes;
+use http::{StatusCode, request::Parts};
 use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::mpsc::unbounded_channel,
     time::sleep,
 };
 use tower::{Layer, ServiceExt};
-use tower_openai_proxy::{Config, OpenAiProxyLayer};
+use tower_openai_proxy::{
+    Config, OpenAiProxyLayer,
+    observe::{Exchange, Outcome},
+};
 use tungstenite::{
     Message,
     handshake::server::{Request, Response},
@@ -649,7 +654,17 @@ async fn a_client_and_a_server_of_another_library_talk_through_the_server() {
 #[tokio::test]
 async fn a_client_and_a_server_of_another_library_talk_through_an_axum_app() {
     let config: Config = echoing().parse().expect("a configuration");
-    let layer = OpenAiProxyLayer::builder(config).all_paths().build();
+    let (record, mut recorded) = unbounded_channel();
+    let layer = OpenAiProxyLayer::builder(config)
+        .all_paths()
+        .observer(move |_: &Parts| {
+            let record = record.clone();
+            Some(move |exchange: &Exchange| {
+                let bytes = [exchange.request_bytes(), exchange.response_bytes()];
+                let _ = record.send((exchange.status(), exchange.outcome(), bytes));
+            })
+        })
+        .build();
     let own = any(async |upgrade: WebSocketUpgrade| {
         upgrade.on_upgrade(async |mut socket: WebSocket| {
             let _ = socket
@@ -662,6 +677,12 @@ async fn a_client_and_a_server_of_another_library_talk_through_an_axum_app() {
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move { axum::serve(listener, app).await });
     conversation(address).await;
+    let ended = soon("a record", recorded.recv()).await.expect("one");
+    let (status, outcome, [up, down]) = ended;
+    assert_eq!(status, Some(StatusCode::SWITCHING_PROTOCOLS));
+    assert_eq!(outcome, Outcome::Complete);
+    // The client's frames have masks, and a message more.
+    assert!(up > down && down > 200_000, "{up} {down}");
 
     let own = tokio::task::spawn_blocking(move || {
         let stream = std::net::TcpStream::connect(address).expect("a listener");

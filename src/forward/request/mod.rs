@@ -37,8 +37,8 @@ static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 pub(super) struct Target {
     pub(super) backend: Backend,
     matched: Matched,
-    /// The client's side of the WebSocket that the request asks for.
-    upgrade: Option<OnUpgrade>,
+    /// The client's side of the WebSocket that the request asks for; few do.
+    upgrade: Option<Box<OnUpgrade>>,
 }
 
 impl Target {
@@ -67,7 +67,7 @@ impl Target {
         if is_websocket(request.method(), request.version(), request.headers()) {
             let upgrade = request.extensions_mut().remove::<OnUpgrade>();
             let unavailable = || Error::new(Kind::UpgradeUnavailable).with_backend(&self.backend);
-            self.upgrade = Some(upgrade.ok_or_else(unavailable)?);
+            self.upgrade = Some(Box::new(upgrade.ok_or_else(unavailable)?));
         }
         Ok(self)
     }
@@ -86,7 +86,7 @@ impl Target {
     }
 
     pub(super) fn into_upgrade(self) -> Option<OnUpgrade> {
-        self.upgrade
+        self.upgrade.map(|upgrade| *upgrade)
     }
 }
 

@@ -53,6 +53,8 @@ impl<S> Layer<S> for UpstreamRequestLayer {
 /// - the `Content-Length` that the body has now, if it is known, and no `Transfer-Encoding`,
 /// - HTTP/1.1 as the version, whichever the client speaks.
 ///
+/// It opens no WebSockets: `Connection` and `Upgrade` aren't forwarded, whatever they ask for.
+///
 /// It fails where there is no backend, where the path has dot segments, and where the body has a
 /// transfer coding other than `chunked`.
 ///

@@ -67,9 +67,7 @@ where
                     None => not_one_host().map(Either::Right),
                 };
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    // Its end is the tunnel's matter now.
-                    activity.0.is_tunnel.store(true, Relaxed);
-                    *activity.upgrade() = None;
+                    activity.switched();
                 }
                 deadline::begin(&response);
                 Ok::<_, Infallible>(response)
@@ -215,6 +213,12 @@ impl Activity {
     /// Whether the end of the connection may be the end of a response.
     pub(super) fn is_http_1_0(&self) -> bool {
         self.0.is_http_1_0.load(Relaxed)
+    }
+
+    /// A 101 is sent: what follows, and its end, is the tunnel's matter.
+    pub(super) fn switched(&self) {
+        self.0.is_tunnel.store(true, Relaxed);
+        *self.upgrade() = None;
     }
 
     /// Whether the connection has switched protocols.
