@@ -99,8 +99,8 @@
 //!     }
 //! }
 //!
-//! let openai = BackendConfig::new("openai", "https://api.openai.com/v1").api_key("sk-company");
-//! let config = Config::builder().backend(openai).require_auth(false).build()?;
+//! let vllm = BackendConfig::new("vllm", "http://10.0.0.5:8000/v1").api_key("sk-company");
+//! let config = Config::builder().backend(vllm).require_auth(false).build()?;
 //! let app: Router = Router::new()
 //!     .route_service("/v1/chat/completions", OpenAiProxy::from_config(config))
 //!     .route_layer(middleware::from_fn(authenticate));

@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn backend(own_key: bool) -> Backend {
-    let mut backend = BackendConfig::new("a", "https://a.test:8443/base?k=1");
+    let mut backend = BackendConfig::new("a", "http://a.test:8443/base?k=1");
     if own_key {
         backend = backend.api_key("sk-own");
     }
@@ -59,7 +59,7 @@ async fn a_client_gets_a_request_that_is_ready_to_be_sent() {
     assert_eq!(parts.method, "POST");
     assert_eq!(
         parts.uri,
-        "https://a.test:8443/base/chat/completions?k=1&a=b"
+        "http://a.test:8443/base/chat/completions?k=1&a=b"
     );
     assert_eq!(parts.version, Version::HTTP_11);
     let expected = [
