@@ -317,7 +317,18 @@ impl Error {
 
     /// The error for a connection that was closed before the response headers: 502,
     /// `connection_terminated`. The request may have been processed, so no other backend is tried.
+    ///
+    /// If the cause is an `Error`, it is returned instead: that of the request body, which a client
+    /// of your own wraps, says what happened (the client was idle, say).
     pub fn closed_before_response(source: impl Into<BoxError>) -> Self {
+        let source = source.into();
+        let mut next: Option<&(dyn StdError + 'static)> = Some(&*source);
+        while let Some(error) = next {
+            if let Some(own) = error.downcast_ref::<Error>() {
+                return own.clone();
+            }
+            next = error.source();
+        }
         Self::new(Kind::ClosedBeforeHead).with_source(source)
     }
 

@@ -86,7 +86,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// The array of the list's entries.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Unusable<B>>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Box<Unusable<B>>>> {
         if let Poll::Ready(result) = self.poll_list(cx) {
             return Poll::Ready(result);
         }
@@ -98,7 +98,7 @@ where
         Poll::Ready(Err(error.into()))
     }
 
-    fn poll_list(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Unusable<B>>> {
+    fn poll_list(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Box<Unusable<B>>>> {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Done) {
                 State::Head(mut response) => {
@@ -176,7 +176,7 @@ where
         self.read.len() as u64 > MAX_BYTES
     }
 
-    fn into_list(mut self) -> Result<Bytes, Unusable<B>> {
+    fn into_list(mut self) -> Result<Bytes, Box<Unusable<B>>> {
         if self.is_too_large() {
             return Err(self.unusable(Cause::TooLarge));
         }
@@ -187,25 +187,25 @@ where
         })
     }
 
-    fn unusable(self, cause: Cause) -> Unusable<B> {
+    fn unusable(self, cause: Cause) -> Box<Unusable<B>> {
         let body = ResponseBody::read(Read {
             bytes: self.read.freeze(),
             trailers: self.trailers,
             rest: self.rest,
         });
-        Unusable {
+        Box::new(Unusable {
             cause,
             answer: Ok(Response::from_parts(self.head, body)),
-        }
+        })
     }
 }
 
-impl<B> From<Error> for Unusable<B> {
+impl<B> From<Error> for Box<Unusable<B>> {
     fn from(error: Error) -> Self {
-        Self {
+        Box::new(Unusable {
             cause: Cause::Failed(error.clone()),
             answer: Err(error),
-        }
+        })
     }
 }
 

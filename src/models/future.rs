@@ -108,7 +108,8 @@ where
                     continue;
                 }
                 Poll::Ready(Ok(list)) => Answer::List(list),
-                Poll::Ready(Err(Unusable { cause, answer })) => {
+                Poll::Ready(Err(unusable)) => {
+                    let Unusable { cause, answer } = *unusable;
                     let backend = fetch.backend().name();
                     tracing::warn!(backend, %cause, "left out of the list of models");
                     if index == 0 {

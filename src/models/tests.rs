@@ -30,11 +30,14 @@ enum Does {
     Hang,
 }
 
+/// The backend's name, and the request.
+type Asked = (String, Request<RequestBody>);
+
 /// A service that does for each backend what it is told, and keeps what it was asked.
 #[derive(Clone, Default)]
 struct Scripted {
     script: Arc<Mutex<HashMap<String, Does>>>,
-    asked: Arc<Mutex<Vec<(String, Request<RequestBody>)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     /// A clone lives as long as a request that hangs.
     hanging: Arc<()>,
 }

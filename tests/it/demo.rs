@@ -299,6 +299,23 @@ async fn work_for_one_request_is_limited() {
         assert_eq!(ask(&server, &request).await.status(), status);
     }
 
+    // Each choice, or each of its words, would repeat these.
+    let long = "a".repeat(100_000);
+    let answer = ask(&server, post(&question(&long, json!({})))).await;
+    assert_eq!(answer.status(), 400);
+    let function = json!({ "name": long, "parameters": {} });
+    let constant = json!({ "type": "json_schema", "json_schema": { "schema": { "const": long } } });
+    let property = json!({ "name": "f", "parameters": { "properties": { &long: {} } } });
+    for more in [
+        json!({ "tools": [{ "type": "function", "function": function }] }),
+        json!({ "response_format": constant }),
+        json!({ "tools": [{ "type": "function", "function": property }] }),
+    ] {
+        let answer = ask(&server, post(&question("gpt-demo", more))).await;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.body.len() < 10_000, "{}", answer.body.len());
+    }
+
     let request = json!({ "prompt": "A proxy", "n": 1_000_000 });
     let answer = ask(&server, post_json("/v1/images/generations", &request)).await;
     assert_eq!(answer.json()["data"].as_array().map(Vec::len), Some(10));

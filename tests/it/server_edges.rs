@@ -36,9 +36,10 @@ struct Process {
 }
 
 impl Process {
-    /// Starts it at an address that was free a moment ago: it may be unable to print its own.
+    /// Starts it at an address that was free a moment ago: it may be unable to print its own. Not at
+    /// 127.0.0.1, where the port might become that of somebody's connection.
     async fn start(config: &TempFile, arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let free = TcpListener::bind("127.0.0.2:0").expect("a free port");
         let address = free.local_addr().expect("bound");
         drop(free);
         let mut command = Command::new(crate::support::example("server"));

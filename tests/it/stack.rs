@@ -4,11 +4,16 @@
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use axum::{Router, body::Body, error_handling::HandleError};
+use hyper_util::{
+    client::legacy::{self, Client},
+    rt::TokioExecutor,
+};
 use tokio::{net::TcpListener, time::timeout};
 use tower::ServiceBuilder;
 use tower_openai_proxy::{
-    AuthPassthroughLayer, BackendRouteLayer, Config, DeadlineLayer, Error, Forward,
-    ModelOverrideLayer, ObserveLayer, OpenAiProxyLayer, TimeoutLayer,
+    AuthPassthroughLayer, BackendConfig, BackendRouteLayer, Config, DeadlineLayer, Error, Forward,
+    MergeModelsLayer, ModelOverrideLayer, ObserveLayer, OpenAiProxyLayer, RequestBody,
+    TimeoutLayer, forward::UpstreamRequestLayer,
 };
 
 use crate::support::{Backend, Message, Wire, config_of, entry, nobody, response, soon};
@@ -199,12 +204,34 @@ fn by_hand(config: Config) -> Router {
         .layer(ObserveLayer::new())
         .layer(DeadlineLayer::from_config(&config))
         .layer(AuthPassthroughLayer::from_config(&config))
+        .layer(MergeModelsLayer::from_config(&config))
         .layer(BackendRouteLayer::from_config(&config))
         .layer(ModelOverrideLayer::new())
         .layer(TimeoutLayer::new())
         .service(Forward::new());
     let answered = HandleError::new(stack, async |error: Error| error.to_response::<Body>());
     Router::new().fallback_service(answered)
+}
+
+/// The whole, with hyper-util's client in place of `Forward`.
+fn with_another_client(config: Config) -> Router {
+    let client = Client::builder(TokioExecutor::new()).build_http::<RequestBody>();
+    let forward = ServiceBuilder::new()
+        .layer(UpstreamRequestLayer::new())
+        .map_err(|error: legacy::Error| {
+            if error.is_connect() {
+                Error::connect(error)
+            } else {
+                Error::closed_before_response(error)
+            }
+        })
+        .service(client);
+    let layer = OpenAiProxyLayer::builder(config)
+        .prefixes(["/", "/v1"])
+        .all_paths()
+        .forward(forward)
+        .build();
+    Router::new().layer(layer)
 }
 
 /// What the client gets: the head without `Date`, the body, and whether it is truncated.
@@ -289,6 +316,52 @@ async fn layers_stacked_by_hand_do_what_the_whole_does() {
         assert_eq!(first, line, "{}", case.name);
         assert_eq!(run(case, AUTH, by_hand).await, whole, "{}", case.name);
     }
+}
+
+#[tokio::test]
+async fn another_client_gets_what_a_backend_would_get() {
+    /// The lines of a request in order: clients may write fields in another one.
+    fn sorted(request: Option<String>) -> Option<Vec<String>> {
+        let mut lines: Vec<_> = request?.lines().map(str::to_owned).collect();
+        lines.sort();
+        Some(lines)
+    }
+
+    for case in CASES {
+        let (status, answer, request) = run(case, AUTH, with_another_client).await;
+        let (expected_status, expected, expected_request) = run(case, AUTH, whole).await;
+        assert_eq!(status, expected_status, "{}", case.name);
+        // hyper closes a connection whose request body is dropped before its end.
+        let answer = answer.replace("connection: close\r\n", "");
+        assert_eq!(answer, expected, "{}", case.name);
+        assert_eq!(sorted(request), sorted(expected_request), "{}", case.name);
+    }
+}
+
+#[tokio::test]
+async fn another_client_gets_the_operators_key_and_none_of_the_clients() {
+    let backend = Backend::start().await;
+    let own = BackendConfig::new("LLM1", backend.url()).api_key("sk-operator");
+    let config = Config::builder()
+        .backend(own)
+        .build()
+        .expect("a configuration");
+    let address = serve(with_another_client(config)).await;
+    let case = Case {
+        head: "POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\
+               Cookie: session=sk-client\r\napi-key: sk-client\r\nx-api-key: sk-client\r\n",
+        ..CASE
+    };
+    let (asked, request) = tokio::join!(ask(address, &case, AUTH), play(&backend, &case.does));
+    assert_eq!(asked.0, 200);
+    assert!(
+        request.contains("authorization: Bearer sk-operator\r\n"),
+        "{request}"
+    );
+    assert!(
+        !request.contains("sk-client") && !request.contains("sk-test"),
+        "{request}"
+    );
 }
 
 #[tokio::test]

@@ -41,27 +41,24 @@ pub(super) enum End {
 
 impl Answer {
     pub(super) async fn into_response(self, end: End) -> Response<Script> {
-        match (self, end) {
-            (Self::Json(value), End::Complete) => json_response(200, &value),
-            (Self::Json(value), End::Broken) => {
-                json_response(200, &value).map(Script::broken_in_half)
-            }
-            (Self::Json(_), End::Silent) => std::future::pending().await,
-            (
-                Self::Stream {
-                    opening,
-                    words,
-                    closing,
-                },
-                _,
-            ) => {
-                let (words_sent, closing) = match end {
+        match self {
+            Self::Json(value) => match end {
+                End::Complete => json_response(200, &value),
+                End::Broken => json_response(200, &value).map(Script::broken_in_half),
+                End::Silent => std::future::pending().await,
+            },
+            Self::Stream {
+                opening,
+                words,
+                closing,
+            } => {
+                let (most_words, closing) = match end {
                     End::Complete => (usize::MAX, Some(closing)),
                     End::Broken => (4, None),
                     End::Silent => (1, None),
                 };
                 let opening = std::iter::once(opening);
-                let events = opening.chain(words.take(words_sent)).chain(closing);
+                let events = opening.chain(words.take(most_words)).chain(closing);
                 Response::builder()
                     .header(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")
                     .header(header::CACHE_CONTROL, "no-cache")

@@ -26,7 +26,10 @@ impl<'a> Endpoint<'a> {
         match (method, path) {
             ("GET" | "HEAD", "/v1/models") => Some(Self::List(models::list)),
             ("GET" | "HEAD", "/v1/chat/completions") => Some(Self::List(chat::list)),
-            ("GET" | "HEAD", _) => path.strip_prefix("/v1/models/").map(Self::Model),
+            ("GET" | "HEAD", _) => {
+                let id = path.strip_prefix("/v1/models/");
+                id.filter(|id| !id.is_empty()).map(Self::Model)
+            }
             ("POST", "/v1/chat/completions") => Some(Self::Json(chat::create)),
             ("POST", "/v1/completions") => Some(Self::Json(completions::create)),
             ("POST", "/v1/responses") => Some(Self::Json(responses::create)),

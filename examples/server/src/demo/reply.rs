@@ -39,6 +39,9 @@ impl<'a> Format<'a> {
     }
 }
 
+/// The API's limit.
+const MAX_NAME: usize = 64;
+
 /// The function that `tool_choice` names, else the first one.
 pub(super) fn choose<'a>(
     mut functions: impl Iterator<Item = &'a Value>,
@@ -49,7 +52,7 @@ pub(super) fn choose<'a>(
         return None;
     }
     functions.find(|function| match &function["name"] {
-        Value::String(name) => chosen.is_null() || chosen == name,
+        Value::String(name) if name.len() <= MAX_NAME => chosen.is_null() || chosen == name,
         _ => false,
     })
 }

@@ -21,9 +21,16 @@ pub(super) async fn json(body: &mut Incoming) -> Result<Value, ApiError> {
     serde_json::from_slice(&bytes).map_err(|_| ApiError::new(400, None, NOT_JSON))
 }
 
+/// Every event of a stream repeats the model's name.
+const MAX_MODEL: usize = 256;
+
 pub(super) fn model(request: &Value) -> Result<&str, ApiError> {
-    let model = request["model"].as_str().filter(|model| !model.is_empty());
-    model.ok_or_else(|| ApiError::new(400, None, "you must provide a model parameter"))
+    let error = match request["model"].as_str() {
+        None | Some("") => "you must provide a model parameter",
+        Some(model) if model.len() > MAX_MODEL => "'model' is too long.",
+        Some(model) => return Ok(model),
+    };
+    Err(ApiError::new(400, None, error))
 }
 
 pub(super) fn required<'a>(request: &'a Value, param: &'static str) -> Result<&'a Value, ApiError> {

@@ -34,8 +34,8 @@ impl<'a> Sample<'a> {
         }
         let given = [&schema["const"], &schema["default"], &schema["enum"][0]];
         if let Some(value) = given.into_iter().find(|value| !value.is_null()) {
-            self.spend(value.to_string().len());
-            return value.clone();
+            let fits = self.spend(value.to_string().len());
+            return if fits { value.clone() } else { Value::Null };
         }
         let first_of = [
             &schema["anyOf"][0],
@@ -56,11 +56,10 @@ impl<'a> Sample<'a> {
             _ => {
                 let mut object = Map::new();
                 for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
-                    if self.budget == 0 {
+                    // The name, a value that may repeat it, and the punctuation around them.
+                    if !self.spend(2 * name.len() + 10) {
                         break;
                     }
-                    // The name, a value that may repeat it, and the punctuation around them.
-                    self.spend(2 * name.len() + 10);
                     object.insert(name.clone(), self.of(schema, name, depth));
                 }
                 object.into()
@@ -68,7 +67,10 @@ impl<'a> Sample<'a> {
         }
     }
 
-    fn spend(&mut self, bytes: usize) {
-        self.budget = self.budget.saturating_sub(bytes);
+    /// Whether the budget allows for it.
+    fn spend(&mut self, bytes: usize) -> bool {
+        let left = self.budget.checked_sub(bytes);
+        self.budget = left.unwrap_or(self.budget);
+        left.is_some()
     }
 }
