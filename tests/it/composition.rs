@@ -34,8 +34,8 @@ use tower::{
 use tower_http::cors::CorsLayer;
 use tower_openai_proxy::{
     AuthPassthrough, AuthPassthroughLayer, BackendRoute, BackendRouteLayer, Config, Error, Forward,
-    ModelOverride, ModelOverrideLayer, OpenAiProxy, OpenAiProxyLayer, RequestBody, Timeout,
-    TimeoutLayer,
+    MergeModels, MergeModelsLayer, ModelOverride, ModelOverrideLayer, OpenAiProxy,
+    OpenAiProxyLayer, RequestBody, Timeout, TimeoutLayer,
     route::{Select, select_fn},
 };
 
@@ -53,12 +53,14 @@ const _: () = {
 
     is_shared::<OpenAiProxyLayer>();
     is_shared::<AuthPassthroughLayer>();
+    is_shared::<MergeModelsLayer>();
     is_shared::<BackendRouteLayer>();
     is_shared::<ModelOverrideLayer>();
     is_shared::<TimeoutLayer>();
 
     is_shared::<OpenAiProxy<()>>();
     is_shared::<AuthPassthrough<()>>();
+    is_shared::<MergeModels<()>>();
     is_shared::<BackendRoute<()>>();
     is_shared::<ModelOverride<()>>();
     is_shared::<Timeout<()>>();

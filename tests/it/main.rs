@@ -14,6 +14,7 @@ mod hostile_clients;
 mod http2_backend;
 mod hyper;
 mod limits;
+mod models;
 mod no_duplicates;
 mod operations;
 mod requests;

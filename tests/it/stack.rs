@@ -178,6 +178,24 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
+        name: "the models of all backends",
+        is_second: true,
+        head: "GET /v1/models HTTP/1.1\r\nAccept-Encoding: gzip\r\n",
+        body: "",
+        does: Does::Answer(r#"{"object":"list","data":[{"id":"m"}],"more":0}"#),
+        expected: (200, Some("GET /v1/models HTTP/1.1")),
+        ..CASE
+    },
+    Case {
+        name: "the first backend's models",
+        settings: r#""merge_models":false"#,
+        is_second: true,
+        head: "GET /v1/models HTTP/1.1\r\nAccept-Encoding: gzip\r\n",
+        body: "",
+        expected: (200, Some("GET /v1/models HTTP/1.1")),
+        ..CASE
+    },
+    Case {
         name: "failover",
         is_second: true,
         ..CASE
