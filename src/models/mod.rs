@@ -7,7 +7,7 @@
 //! logged at level `WARN`. If all fail, the first one's answer or error is returned.
 //!
 //! Each backend gets its own key; those without one get the client's credentials. A selector of your
-//! own ([`route`](crate::route)) isn't asked.
+//! own ([`route`]) isn't asked.
 //!
 //! Forwarded like any other request: one that only a single backend serves, and one that selects its
 //! backend by `X-Proxy-Backend`.
