@@ -455,15 +455,12 @@ impl Error {
     }
 
     /// Whether the backend failed: no connection, closed before the response headers, no valid ones,
-    /// or none in time.
+    /// or none in time. Not a failed upgrade, which the client's request may be the cause of.
     pub(crate) fn is_backend_failure(&self) -> bool {
         self.is_connect()
             || matches!(
                 self.0.kind,
-                Kind::ClosedBeforeHead
-                    | Kind::NotHttp
-                    | Kind::UpgradeFailed
-                    | Kind::ResponseTimeout
+                Kind::ClosedBeforeHead | Kind::NotHttp | Kind::ResponseTimeout
             )
     }
 

@@ -84,9 +84,10 @@ fn field<'a>(document: &'a [u8], name: &str) -> Option<&'a RawValue> {
 
         fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
             let mut found = None;
-            while let Some(name) = fields.next_key::<String>()? {
+            // A `String` can't be a lone surrogate, which names may hold.
+            while let Some(name) = fields.next_key::<&RawValue>()? {
                 let value = fields.next_value()?;
-                if name == self.0 {
+                if json::decode_string(name.get().as_bytes()).is_some_and(|name| name == self.0) {
                     found = Some(value);
                 }
             }

@@ -161,8 +161,11 @@ where
         head.method = Method::GET;
         head.headers = without_conditions(&head.headers);
         let body = RequestBody::new(body);
+        // The first one last, which is whose answer it is: if all fail, that of the first one stands.
+        for backend in backends.iter().rev() {
+            body.begin_attempt(backend);
+        }
         let responses = backends.into_iter().map(|backend| {
-            body.begin_attempt(&backend);
             let request = Request::from_parts(head.clone(), RequestBody::empty());
             (backend.clone(), self.inner.send_to(backend, request))
         });

@@ -217,7 +217,12 @@ async fn each_id_is_listed_once_and_the_first_wins() {
             "b",
             does(list(r#"{"by":3,"id":"\u006d"},{"id":"x","id":"n"}"#)),
         ),
-        ("c", does(list(r#"{"id":"n"},{"id":"x"},{"id":"m "}"#))),
+        (
+            "c",
+            does(list(
+                r#"{"id":"n"},{"id":"x"},{"id":"m "},{"\ud83d":1,"id":"m"}"#,
+            )),
+        ),
     ])
     .await;
     assert_eq!(
@@ -258,6 +263,9 @@ fn documents_that_are_no_lists() {
     }
     let not_utf8 = Bytes::from_static(b"{\"data\":[{\"id\":\"\xff\"}]}");
     assert_eq!(list::data(&not_utf8), None);
+    // A name may be a lone surrogate.
+    let surrogate = Bytes::from_static(br#"{"\ud83d":0,"d\u0061ta":[2]}"#);
+    assert_eq!(list::data(&surrogate).as_deref(), Some(&b"[2]"[..]));
     let last = Bytes::from_static(br#"{"data":null,"data" : [1] }"#);
     assert_eq!(list::data(&last).as_deref(), Some(&b"[1]"[..]));
     // No depth is too deep.
@@ -669,7 +677,7 @@ async fn an_observer_sees_one_exchange_with_all_attempts() {
     text(response.unwrap()).await;
     assert_eq!(
         *records.lock().unwrap(),
-        [("a b c".to_owned(), Some(StatusCode::OK))]
+        [("c b a".to_owned(), Some(StatusCode::OK))]
     );
 }
 

@@ -540,25 +540,33 @@ async fn a_websocket_passes_both_ways() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_websocket_is_forwarded_and_what_is_none_is_a_reset() {
+async fn the_end_of_a_websocket_is_forwarded_with_all_that_came_before() {
     let (server, backend) = good().await;
-    let (mut client, wire) = open(&server, &backend).await;
-    close(wire).await;
-    assert_eq!(client.stream.read(&mut [0]).await.expect("an end"), 0);
+    let last = noise(300_000);
+    for end in ["close_notify", "none"] {
+        let (mut client, mut wire) = open(&server, &backend).await;
+        wire.send(&last).await;
+        match end {
+            "close_notify" => close(wire).await,
+            _ => drop(wire),
+        }
+        assert_eq!(client.exactly(last.len()).await, last, "{end}");
+        let read = client.stream.read(&mut [0]).await;
+        assert_eq!(read.expect("no reset"), 0, "{end}");
+    }
 
     let (mut client, mut wire) = open(&server, &backend).await;
     client.stream.shutdown().await.expect("a connection");
     assert!(wire.rest().await.is_empty());
+}
 
-    for end in ["none", "reset"] {
-        let (mut client, wire) = open(&server, &backend).await;
-        match end {
-            "reset" => reset(wire),
-            _ => drop(wire),
-        }
-        let error = client.stream.read(&mut [0]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{end}");
-    }
+#[tokio::test]
+async fn a_reset_of_a_websocket_resets_the_client() {
+    let (server, backend) = good().await;
+    let (mut client, wire) = open(&server, &backend).await;
+    reset(wire);
+    let error = client.stream.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 /// Ends the connection below with a reset.

@@ -326,6 +326,26 @@ async fn until_the_101_it_fails_over_like_any_other_request() {
 }
 
 #[tokio::test]
+async fn a_failed_upgrade_cools_no_backend_down() {
+    let [first, second] = [Backend::start().await, Backend::start().await];
+    let backends = [
+        entry("first", first.address, ""),
+        entry("second", second.address, ""),
+    ];
+    let server = Server::start(&config_of(&backends, ""));
+    // The client's fault: the body of its handshake isn't whole.
+    let fields = "Content-Type: text/plain\r\nContent-Length: 5\r\n";
+    let handshake = handshake("/v1/realtime", fields);
+    let (_, mut client, mut wire) = ask(&first, &server, &handshake).await;
+    wire.send(SWITCH).await;
+    assert_eq!(client.response().await.status(), 502);
+
+    let (_, mut client, mut wire) = ask(&first, &server, &post("{}")).await;
+    wire.send(response("200 OK", "")).await;
+    assert_eq!(client.response().await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_backend_without_websockets_is_asked_for_none() {
     let [without, with] = [Backend::start().await, Backend::start().await];
     let without_entry = entry("without", without.address, r#""websocket":false"#);

@@ -212,6 +212,11 @@ impl Direction {
                     });
                     match read {
                         Poll::Ready(Ok(forwarded)) => forwarded?,
+                        // Not the connection's, but that of TLS: most often its end without a
+                        // `close_notify`, before which all was received that was sent.
+                        Poll::Ready(Err(error)) if error.raw_os_error().is_none() => {
+                            self.state = State::Ending;
+                        }
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reading)),
                         Poll::Pending => {
                             if self.needs_flush {
