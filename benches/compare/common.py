@@ -1,4 +1,4 @@
-"""Where things are, for `compare` and `counts`."""
+"""Where things are, for all that measures here."""
 
 import os
 import socket
@@ -16,3 +16,8 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def children(pid):
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -23,8 +23,8 @@ use tokio_native_tls::{
 
 use crate::{
     support::{
-        Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with, response,
-        soon,
+        Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with,
+        reset_at_end, response, soon,
     },
     websocket::{SWITCH, handshake},
 };
@@ -571,7 +571,5 @@ async fn a_reset_of_a_websocket_resets_the_client() {
 
 /// Ends the connection below with a reset.
 fn reset(wire: Wire<TlsStream<TcpStream>>) {
-    let tcp = wire.stream.get_ref().get_ref().get_ref();
-    let socket = socket2::SockRef::from(tcp);
-    socket.set_linger(Some(Duration::ZERO)).expect("a socket");
+    reset_at_end(wire.stream.get_ref().get_ref().get_ref());
 }

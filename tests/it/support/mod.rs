@@ -22,7 +22,7 @@ pub(crate) use self::{
     config::{DEMO_CONFIG, TempFile, config_for, config_of, config_with, entry},
     message::{Message, chunked, dechunk, post, post_with, response},
     server::{Server, example},
-    wire::{Wire, write_until_stopped},
+    wire::{Wire, reset_at_end, write_until_stopped},
 };
 
 /// The deadline for anything a test waits for.

@@ -44,10 +44,14 @@ impl Wire {
 
     /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
-        let stream = self.stream.into_std().expect("a socket");
-        let socket = socket2::Socket::from(stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("a socket");
+        reset_at_end(&self.stream);
     }
+}
+
+/// Makes the end of a connection a reset.
+pub(crate) fn reset_at_end(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    socket.set_linger(Some(Duration::ZERO)).expect("a socket");
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
