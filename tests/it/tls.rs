@@ -23,8 +23,8 @@ use tokio_native_tls::{
 
 use crate::{
     support::{
-        Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with,
-        reset_at_end, response, soon,
+        Backend, Message, Server, Wire, chunked, config_of, find, noise, post, post_with, response,
+        soon, wire::reset_at_end,
     },
     websocket::{SWITCH, handshake},
 };

@@ -11,7 +11,7 @@ mod message;
 mod server;
 #[cfg(target_os = "linux")]
 pub(crate) mod usage;
-mod wire;
+pub(crate) mod wire;
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) use self::{
     config::{DEMO_CONFIG, TempFile, config_for, config_of, config_with, entry},
     message::{Message, chunked, dechunk, post, post_with, response},
     server::{Server, example},
-    wire::{Wire, reset_at_end, write_until_stopped},
+    wire::{Wire, write_until_stopped},
 };
 
 /// The deadline for anything a test waits for.
