@@ -76,6 +76,7 @@
 pub mod auth;
 pub mod backend;
 pub mod body;
+mod client;
 mod clock;
 pub mod config;
 mod endpoint;
@@ -104,6 +105,7 @@ pub use crate::{
     auth::{AuthPassthrough, AuthPassthroughLayer},
     backend::Backend,
     body::RequestBody,
+    client::ClientName,
     config::{BackendConfig, Config, ConfigBuilder, ConfigError, ConfigWarning},
     error::Error,
     forward::Forward,
