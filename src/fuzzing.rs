@@ -2,15 +2,15 @@
 
 #![allow(missing_docs, missing_debug_implementations)]
 
-use std::{ffi::OsString, ops::Range, time::Duration};
+use std::{ffi::OsString, ops::Range, path::Path, time::Duration};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderValue, Request, StatusCode, Uri};
+use http::{Extensions, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use http_body::SizeHint;
 
 use crate::{
     Backend, Config, ConfigError,
-    config::{self, BackendSettings},
+    config::{self, BackendSettings, OwnField},
     endpoint::{Matched, Mount, PathMatch},
     forward,
     json::{self, Scanner},
@@ -59,7 +59,7 @@ pub fn config(
     text: &str,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Config, ConfigError> {
-    config::parse(text, environment)
+    config::parse(text, Path::new(""), environment)
 }
 
 /// A view of the configuration.
@@ -81,12 +81,17 @@ pub struct BackendView {
     pub url: Option<Uri>,
     pub model: Option<String>,
     pub timeout: Option<Duration>,
-    pub credential: Option<HeaderValue>,
+    /// Each of the operator's, and whether it is a secret.
+    pub own_fields: Vec<(HeaderName, HeaderValue, bool)>,
     /// As `Debug` shows them.
     pub paths: String,
 }
 
 pub fn settings(config: &Config) -> Settings {
+    let own_field = |field: &OwnField| {
+        let value = field.value.get().into_owned();
+        (field.name.clone(), value, field.value.is_secret())
+    };
     let view = |backend: &BackendSettings| BackendView {
         name: backend.name.to_string(),
         url: backend.url.as_ref().map(|url| {
@@ -98,7 +103,7 @@ pub fn settings(config: &Config) -> Settings {
         }),
         model: backend.model.as_deref().map(str::to_owned),
         timeout: backend.timeout,
-        credential: backend.credential.clone(),
+        own_fields: backend.own_fields.iter().map(own_field).collect(),
         paths: format!("{:?}", backend.paths),
     };
     let settings = config.settings.clone();

@@ -147,10 +147,18 @@ pub(crate) fn is_handshake(name: &HeaderName) -> bool {
 /// `Authorization`.
 const KEY_PROTOCOL: &[u8] = b"openai-insecure-api-key.";
 
+/// Begin the items in which it sends what belongs to its key.
+const ACCOUNT_PROTOCOLS: [&[u8]; 2] = [b"openai-organization.", b"openai-project."];
+
 /// The key in an item of `Sec-WebSocket-Protocol`.
 fn key_in_protocol(item: &[u8]) -> Option<&[u8]> {
-    let (prefix, key) = item.trim_ascii().split_at_checked(KEY_PROTOCOL.len())?;
-    prefix.eq_ignore_ascii_case(KEY_PROTOCOL).then_some(key)
+    after(KEY_PROTOCOL, item)
+}
+
+/// What follows a prefix, in any case.
+fn after<'a>(prefix: &[u8], item: &'a [u8]) -> Option<&'a [u8]> {
+    let (start, rest) = item.trim_ascii().split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
 /// The keys in a value of `Sec-WebSocket-Protocol`.
@@ -159,11 +167,16 @@ pub(crate) fn keys_in_protocols(value: &HeaderValue) -> impl Iterator<Item = &[u
     items.filter_map(key_in_protocol)
 }
 
-/// A value of `Sec-WebSocket-Protocol` without its keys; `None` if nothing is left.
+/// A value of `Sec-WebSocket-Protocol` without its keys, organizations and projects; `None` if
+/// nothing is left.
 pub(crate) fn protocols_without_keys(value: &HeaderValue) -> Option<HeaderValue> {
     let items = value.as_bytes().split(|&byte| byte == b',');
+    let is_account = |item: &[u8]| {
+        let mut prefixes = ACCOUNT_PROTOCOLS.iter();
+        prefixes.any(|prefix| after(prefix, item).is_some())
+    };
     let rest: Vec<_> = items
-        .filter(|item| key_in_protocol(item).is_none())
+        .filter(|item| key_in_protocol(item).is_none() && !is_account(item))
         .collect();
     let rest = rest.join(&b',');
     let rest = HeaderValue::from_bytes(rest.trim_ascii()).ok();

@@ -96,6 +96,7 @@ mod percent;
 pub mod proxy;
 mod rope;
 pub mod route;
+mod secret;
 mod service;
 pub mod timeout;
 mod tunnel;

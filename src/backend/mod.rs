@@ -39,8 +39,9 @@ use http::{HeaderValue, Method, Uri, uri::Scheme};
 use tokio::time::Instant;
 
 use crate::{
-    config::{BackendSettings, BaseUrl, Config},
+    config::{BackendSettings, BaseUrl, Config, OwnField},
     endpoint::{self, PathPattern},
+    secret,
 };
 
 /// One backend of the configuration. Cheap to clone.
@@ -57,7 +58,10 @@ struct Inner {
     origin: Origin,
     model: Option<Arc<str>>,
     timeouts: Timeouts,
-    credential: Option<HeaderValue>,
+    own_fields: Box<[OwnField]>,
+    has_key: bool,
+    /// Whether requests to it carry a credential of the operator's.
+    has_credential: bool,
     paths: Option<Box<[PathPattern]>>,
     is_selectable: bool,
     takes_websockets: bool,
@@ -130,6 +134,8 @@ impl Backend {
     /// Those that equal one of `previous` keep its health.
     pub(crate) fn all(config: &Config, previous: &[Backend]) -> Arc<[Backend]> {
         let backends = config.backends.iter();
+        let fields = backends.clone().flat_map(|backend| &backend.own_fields);
+        secret::watch(fields.filter_map(|field| field.value.file()));
         backends
             .filter_map(|backend| Self::new(backend, config, previous))
             .collect()
@@ -150,7 +156,9 @@ impl Backend {
                 idle: settings.idle_timeout,
                 tunnel_idle: settings.tunnel_idle_timeout,
             },
-            credential: backend.credential.clone(),
+            own_fields: backend.own_fields.clone(),
+            has_key: backend.has_key,
+            has_credential: backend.has_credential(),
             paths: backend.paths.clone(),
             is_selectable: settings.backend_header,
             takes_websockets: backend.websocket,
@@ -184,9 +192,9 @@ impl Backend {
 
     /// Whether it serves a request for this path below the prefix.
     ///
-    /// With the operator's key and no `paths`, only what makes an answer or lists models.
+    /// With a credential of the operator's and no `paths`, only what makes an answer or lists models.
     pub(crate) fn serves(&self, method: &Method, path: &str, is_upgrade: bool) -> bool {
-        let has_key = self.credential().is_some();
+        let has_key = self.0.has_credential;
         match &self.0.paths {
             None => !has_key || endpoint::is_answer_or_models(method, path, is_upgrade),
             Some(paths) => {
@@ -239,8 +247,14 @@ impl Backend {
         self.0.is_selectable
     }
 
-    pub(crate) fn credential(&self) -> Option<&HeaderValue> {
-        self.0.credential.as_ref()
+    /// What requests to it get in place of the client's fields of these names.
+    pub(crate) fn own_fields(&self) -> &[OwnField] {
+        &self.0.own_fields
+    }
+
+    /// Whether one of its own fields is a key in place of the client's credentials.
+    pub(crate) fn has_key(&self) -> bool {
+        self.0.has_key
     }
 
     /// The path of the base URL, without a trailing slash.

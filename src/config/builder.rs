@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use http::StatusCode;
 
@@ -178,15 +178,19 @@ pub struct BackendConfig {
     pub(super) url: String,
     pub(super) model: String,
     pub(super) timeout: Option<Duration>,
-    pub(super) api_key: Option<ApiKey>,
+    pub(super) api_key: Option<Source>,
+    pub(super) api_key_field: Option<String>,
+    pub(super) headers: Vec<(String, Source)>,
     pub(super) paths: Option<Vec<String>>,
     pub(super) websocket: bool,
 }
 
+/// Where the value of a field comes from.
 #[derive(Clone)]
-pub(super) enum ApiKey {
+pub(super) enum Source {
     Given(String),
     Variable(String),
+    File(PathBuf),
 }
 
 impl BackendConfig {
@@ -207,6 +211,8 @@ impl BackendConfig {
             model: String::new(),
             timeout: None,
             api_key: None,
+            api_key_field: None,
+            headers: Vec::new(),
             paths: None,
             websocket: true,
         }
@@ -242,19 +248,72 @@ impl BackendConfig {
     }
 
     /// Sends `key` to this backend as `Authorization: Bearer …` in place of the client's
-    /// credentials, which this backend then never sees. Default: the client's credentials.
+    /// credentials, which this backend then never sees: `Authorization`, `api-key`, `x-api-key`, and
+    /// the key among the subprotocols of a WebSocket; nor does it see the client's `Cookie`,
+    /// `OpenAI-Organization` and `OpenAI-Project`. Default: the client's credentials.
     ///
     /// Clients still need credentials of their own unless [`ConfigBuilder::require_auth`] is off.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
-        self.api_key = Some(ApiKey::Given(key.into()));
+        self.api_key = Some(Source::Given(key.into()));
         self
     }
 
     /// Like [`api_key`](Self::api_key), with the key in the environment variable `name`, which is
-    /// read when the configuration is built, unless the backend is a placeholder. The later of the
-    /// two calls counts.
+    /// read when the configuration is built, unless the backend is a placeholder. The last of the
+    /// calls that give a key counts.
     pub fn api_key_env(mut self, name: impl Into<String>) -> Self {
-        self.api_key = Some(ApiKey::Variable(name.into()));
+        self.api_key = Some(Source::Variable(name.into()));
+        self
+    }
+
+    /// Like [`api_key_env`](Self::api_key_env), with the key in a file; a line end behind it is no
+    /// part of it.
+    ///
+    /// The file is read again once a second, by a thread that runs as long as a layer uses it, so
+    /// that a new key needs no reload. A file that goes missing or can't be used leaves the last key
+    /// in place; the log says so once, at level `WARN`.
+    pub fn api_key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.api_key = Some(Source::File(path.into()));
+        self
+    }
+
+    /// The field in which the key is sent: `authorization` (as `Bearer …`), `api-key` or `x-api-key`
+    /// (the bare key, as Azure and others expect it). Default: `authorization`.
+    pub fn api_key_field(mut self, name: impl Into<String>) -> Self {
+        self.api_key_field = Some(name.into());
+        self
+    }
+
+    /// Sets this field on requests to this backend, in place of the client's fields of that name:
+    /// `OpenAI-Organization`, say, or `HTTP-Referer`. A second call with the same name replaces the
+    /// first.
+    ///
+    /// Not allowed are `Host`, `Content-Length` and fields that concern one connection, such as
+    /// `Connection` (RFC 9110, section 7.6.1).
+    ///
+    /// `Authorization` counts as a key of the backend's own, as [`api_key`](Self::api_key) gives it,
+    /// and can't stand beside one. An `api-key` or `x-api-key` replaces the client's fields of these
+    /// names only; but it is the operator's, so that the same [`paths`](Self::paths) are served as
+    /// with a key. A browser's preflight request gets no secrets.
+    pub fn header(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.with_header(name.into(), Source::Given(value.into()))
+    }
+
+    /// Like [`header`](Self::header), with a secret in the environment variable `variable`, which
+    /// must not be empty and is read when the configuration is built.
+    pub fn header_env(self, name: impl Into<String>, variable: impl Into<String>) -> Self {
+        self.with_header(name.into(), Source::Variable(variable.into()))
+    }
+
+    /// Like [`header`](Self::header), with a secret in a file, which is read again as that of
+    /// [`api_key_file`](Self::api_key_file) is.
+    pub fn header_file(self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.with_header(name.into(), Source::File(path.into()))
+    }
+
+    fn with_header(mut self, name: String, source: Source) -> Self {
+        self.headers.retain(|(other, _)| *other != name);
+        self.headers.push((name, source));
         self
     }
 
@@ -279,12 +338,15 @@ impl BackendConfig {
 impl fmt::Debug for BackendConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let api_key = self.api_key.as_ref().map(|_| format_args!("Sensitive"));
+        let headers: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
         f.debug_struct("BackendConfig")
             .field("name", &self.name)
             .field("url", &BaseUrl::parse(&self.url).ok())
             .field("model", &self.model)
             .field("timeout", &self.timeout)
             .field("api_key", &api_key)
+            .field("api_key_field", &self.api_key_field)
+            .field("headers", &headers)
             .field("paths", &self.paths)
             .field("websocket", &self.websocket)
             .finish()

@@ -21,6 +21,7 @@
 
 mod builder;
 mod error;
+mod fields;
 mod parse;
 mod rules;
 #[cfg(test)]
@@ -30,7 +31,7 @@ mod warning;
 
 use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, StatusCode};
 
 #[cfg(fuzzing)]
 pub(crate) use self::parse::parse;
@@ -41,7 +42,7 @@ pub use self::{
     error::ConfigError,
     warning::ConfigWarning,
 };
-use crate::endpoint::PathPattern;
+use crate::{endpoint::PathPattern, header::is_credential, secret::FieldValue};
 
 /// Looks up an environment variable.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -53,7 +54,8 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// that it names are read at that time.
 ///
 /// The text is JSON in which `#`, `//` and `/* */` begin comments. Unknown fields, duplicate fields
-/// and backends, and a configuration without a usable backend are errors.
+/// and backends, and a configuration without a usable backend are errors. Relative paths in a file
+/// are relative to its folder; those in text or in code, to the working directory.
 ///
 /// | field | default | meaning |
 /// | --- | --- | --- |
@@ -62,6 +64,9 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….model` | `""` | see [`BackendConfig::model`] |
 /// | `….timeout` | `settings.timeout` | seconds, see [`BackendConfig::timeout`] |
 /// | `….api_key_env` | none | see [`BackendConfig::api_key_env`] |
+/// | `….api_key_file` | none | see [`BackendConfig::api_key_file`] |
+/// | `….api_key_field` | `"authorization"` | see [`BackendConfig::api_key_field`] |
+/// | `….headers` | none | see [`BackendConfig::header`]; a secret is `{"env": "NAME"}` or `{"file": "PATH"}` |
 /// | `….paths` | none | see [`BackendConfig::paths`] |
 /// | `….websocket` | `true` | see [`BackendConfig::websocket`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
@@ -99,7 +104,10 @@ impl Config {
         let path = path.as_ref();
         fs::read_to_string(path)
             .map_err(|error| ConfigError::new(format!("can't be read: {error}")))
-            .and_then(|text| text.parse())
+            .and_then(|text| {
+                let folder = path.parent().unwrap_or(Path::new(""));
+                parse::parse(&text, folder, &|name| std::env::var_os(name))
+            })
             .map_err(|error| error.in_file(path))
     }
 
@@ -146,7 +154,7 @@ impl FromStr for Config {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        parse::parse(text, &|name| std::env::var_os(name))
+        parse::parse(text, Path::new(""), &|name| std::env::var_os(name))
     }
 }
 
@@ -158,7 +166,8 @@ impl Default for Config {
             url: Some(BaseUrl::openai()),
             model: None,
             timeout: None,
-            credential: None,
+            own_fields: [].into(),
+            has_key: false,
             paths: None,
             websocket: true,
         };
@@ -197,11 +206,28 @@ pub(crate) struct BackendSettings {
     pub(crate) url: Option<BaseUrl>,
     pub(crate) model: Option<Box<str>>,
     pub(crate) timeout: Option<Duration>,
-    /// `Bearer …`, marked sensitive.
-    pub(crate) credential: Option<HeaderValue>,
+    /// What requests to it get in place of the client's fields of these names.
+    pub(crate) own_fields: Box<[OwnField]>,
+    /// Whether one of them is a key that stands in for all credentials of the client.
+    pub(crate) has_key: bool,
     /// The paths that it serves; at least one.
     pub(crate) paths: Option<Box<[PathPattern]>>,
     pub(crate) websocket: bool,
+}
+
+impl BackendSettings {
+    /// Whether requests to it carry a credential of the operator's.
+    pub(crate) fn has_credential(&self) -> bool {
+        let mut fields = self.own_fields.iter();
+        fields.any(|field| is_credential(&field.name))
+    }
+}
+
+/// A header field that the operator sets on requests to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnField {
+    pub(crate) name: HeaderName,
+    pub(crate) value: FieldValue,
 }
 
 /// The validated settings. The methods of [`ConfigBuilder`] with the same names describe them.

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
-
 use super::{
     BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, Settings,
-    builder::ApiKey,
     url::{BaseUrl, OPENAI_URL},
 };
 use crate::endpoint::PathPattern;
@@ -15,7 +12,13 @@ use crate::endpoint::PathPattern;
 pub(super) mod allowed {
     pub(crate) const BYTES: &str = "a whole number of bytes, 1 or more";
     pub(crate) const COOLDOWN: &str = "a number of seconds, 0 (never) or more";
+    pub(crate) const HEADER: &str = "a header field other than `Host`, `Content-Length` and those \
+        that concern one connection, such as `Connection`";
+    pub(crate) const HEADER_SOURCE: &str = "a string, {\"env\": \"NAME\"} or {\"file\": \"PATH\"}";
+    pub(crate) const HEADER_VALUE: &str =
+        "visible ASCII characters, with blanks between them at most";
     pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
+    pub(crate) const KEY_FIELD: &str = "`authorization`, `api-key` or `x-api-key`";
     pub(crate) const MODEL: &str = "a model's name, without control characters";
     pub(crate) const NAME: &str =
         "a name: not empty, without control characters and blanks at its ends";
@@ -74,56 +77,18 @@ impl BackendConfig {
             url => Some(BaseUrl::parse(url).map_err(|allowed| must_be(allowed, field("url")))?),
         };
         let timeout = self.timeout.map(|time| positive(time, field("timeout")));
-        let credential = match self.api_key {
-            Some(key) if url.is_some() => Some(key.credential(field, environment)?),
-            _ => None,
-        };
+        let (own_fields, has_key) = self.own_fields(path, environment)?;
         let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
         Ok(BackendSettings {
             name: self.name.into(),
             url,
             model: (!self.model.is_empty()).then(|| self.model.into()),
             timeout: timeout.transpose()?,
-            credential,
+            own_fields,
+            has_key,
             paths: paths.transpose()?,
             websocket: self.websocket,
         })
-    }
-}
-
-impl ApiKey {
-    fn credential(
-        self,
-        field: impl Fn(&'static str) -> String,
-        environment: Environment<'_>,
-    ) -> Result<HeaderValue, ConfigError> {
-        let variable = match self {
-            Self::Given(key) => {
-                return bearer(&key).ok_or_else(|| must_be(allowed::KEY, field("api_key")));
-            }
-            Self::Variable(name) => name,
-        };
-        let key = environment(&variable);
-        if let Some(credential) = key.as_ref().and_then(|key| bearer(key.to_str()?)) {
-            return Ok(credential);
-        }
-        // Some write the key itself here: only what is surely a name is shown.
-        let is_sure = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
-        let name = if variable.bytes().all(is_sure) {
-            format!("the environment variable `{variable}`")
-        } else {
-            "an environment variable (not shown, lest it be the key itself)".to_owned()
-        };
-        let problem = match key {
-            None => "isn't set",
-            Some(key) if key.is_empty() => "is empty",
-            Some(_) => "has a value that can't be a key",
-        };
-        let problem = format!(
-            "names {name}, which {problem}; it must hold the key, {}",
-            allowed::KEY
-        );
-        Err(ConfigError::in_field(field("api_key_env"), problem))
     }
 }
 
@@ -181,16 +146,6 @@ fn patterns(texts: &[String], field: &str) -> Result<Box<[PathPattern]>, ConfigE
     patterns.collect()
 }
 
-/// The value of `Authorization` for `key`, where that can be one.
-fn bearer(key: &str) -> Option<HeaderValue> {
-    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return None;
-    }
-    let mut value = HeaderValue::try_from(format!("Bearer {key}")).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 fn positive(time: Duration, field: impl Into<String>) -> Result<Duration, ConfigError> {
     match time {
         Duration::ZERO => Err(must_be(allowed::SECONDS, field)),
@@ -198,6 +153,6 @@ fn positive(time: Duration, field: impl Into<String>) -> Result<Duration, Config
     }
 }
 
-fn must_be(allowed: &str, field: impl Into<String>) -> ConfigError {
+pub(super) fn must_be(allowed: &str, field: impl Into<String>) -> ConfigError {
     ConfigError::in_field(field, format!("must be {allowed}"))
 }

@@ -1,4 +1,12 @@
-use std::{env, error::Error, ffi::OsString, fs, path::PathBuf, process, time::Duration};
+use std::{
+    env,
+    error::Error,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process,
+    time::Duration,
+};
 
 use http::StatusCode;
 use proptest::prelude::*;
@@ -48,7 +56,7 @@ fn environment(name: &str) -> Option<OsString> {
 }
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
-    parse::parse(text, &environment)
+    parse::parse(text, Path::new(""), &environment)
 }
 
 fn good(text: &str) -> Config {
@@ -119,7 +127,7 @@ fn the_shipped_file_and_the_one_with_comments_load_as_they_stand() {
     );
     assert_eq!(first.model, None);
     assert_eq!(first.timeout, None);
-    assert_eq!(first.credential, None);
+    assert!(first.own_fields.is_empty() && !first.has_key);
     assert_eq!(&*second.name, "LLM2");
     assert_eq!(second.url, None);
     assert_eq!(config.settings.timeout, seconds(30));
@@ -206,9 +214,7 @@ fn every_field_from_the_file_as_from_the_builder() {
         .cooldown(Duration::ZERO);
     assert_eq!(builder.build().unwrap(), file);
 
-    let credential = file.backends[0].credential.as_ref().unwrap();
-    assert_eq!(credential, "Bearer sk-secret");
-    assert!(credential.is_sensitive());
+    assert!(file.backends[0].has_key && !file.backends[1].has_key);
     let paths = file.backends[0].paths.as_deref();
     let patterns = ["/responses/*", "/models"].map(|text| PathPattern::parse(text).unwrap());
     assert_eq!(paths, Some(&patterns[..]));
@@ -543,12 +549,14 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
-             `model`, `timeout`, `api_key_env`, `paths` and `websocket`",
+             `model`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, `paths` \
+             and `websocket`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
-             `url`, `model`, `timeout`, `api_key_env`, `paths` and `websocket`",
+             `url`, `model`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, \
+             `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "name": »"c" }"#,
@@ -634,10 +642,12 @@ fn keys_in_variables() {
     };
     for variable in ["KEY", "lower_case"] {
         let config = good(&file(variable));
-        assert_eq!(
-            config.backends[1].credential.as_ref().unwrap(),
-            "Bearer sk-secret"
-        );
+        let [field] = &*config.backends[1].own_fields else {
+            panic!("{config:?}");
+        };
+        assert_eq!(field.name, "authorization");
+        assert_eq!(*field.value.get(), "Bearer sk-secret");
+        assert!(field.value.get().is_sensitive() && field.value.is_secret());
     }
     for (variable, problem) in [
         ("UNSET_1", "isn't set"),

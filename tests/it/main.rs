@@ -17,6 +17,7 @@ mod limits;
 mod models;
 mod no_duplicates;
 mod operations;
+mod own_fields;
 mod requests;
 mod responses;
 mod secrets;

@@ -346,6 +346,42 @@ async fn success_tells_no_key() {
 }
 
 #[tokio::test]
+async fn keys_in_files_and_among_the_headers_are_told_to_their_backend_alone() {
+    let fates = Fates::start().await;
+    let key = TempFile::new("key", BACKEND);
+    let key = |field: &str| {
+        let name = key.path.file_name().and_then(|name| name.to_str());
+        field.replace("KEY", name.expect("UTF-8"))
+    };
+    let literal = format!(r#""headers":{{"api-key":"{BACKEND}"}}"#);
+    let headers = r#""headers":{"X-Token":{"file":"KEY"},"x-api-key":{"env":"SECRET_OF_BACKEND"}}"#;
+    let backends = [
+        fates.entry(
+            "own-key",
+            &key(r#""api_key_file":"KEY","api_key_field":"api-key""#),
+        ),
+        fates.entry("passes", &key(headers)),
+        fates.entry("closes", &literal),
+        fates.entry("no-http", &key(r#""api_key_file":"KEY""#)),
+    ];
+    let server = start(&backends, r#""cooldown":0"#);
+    let clients = Client::both(&server).await;
+    for (backend, status) in [
+        ("own-key", 200),
+        ("passes", 200),
+        ("closes", 502),
+        ("no-http", 502),
+    ] {
+        ask_both(&clients, &ask(backend), status).await;
+        let request = fates.take(backend).remove(0);
+        assert!(request.head.contains(BACKEND), "{}", request.head);
+    }
+    server.signal("HUP");
+    server.logged("the old configuration stays").await; // The file is gone by now.
+    check_server(server).await;
+}
+
+#[tokio::test]
 async fn a_backend_with_a_key_of_its_own_never_sees_the_clients() {
     let fates = Fates::start().await;
     let server = start(&[fates.entry("own-key", OWN_KEY)], "");
@@ -603,6 +639,13 @@ async fn reloads_tell_no_key() {
     for (count, text) in [
         config(&format!("user:{CLIENT}@192.0.2.1"), ""),
         config("192.0.2.1", &format!(r#","api_key_env":"{CLIENT}""#)),
+        config("192.0.2.1", &format!(r#","api_key_file":"{CLIENT}""#)),
+        config("192.0.2.1", &format!(r#","api_key_field":"{CLIENT}""#)),
+        config(
+            "192.0.2.1",
+            &format!(r#","headers":{{"X":{{"env":"{CLIENT}"}}}}"#),
+        ),
+        config("192.0.2.1", &format!(r#","headers":{{"X":" {CLIENT}"}}"#)),
         config("192.0.2.1", &format!(r#","model":{CLIENT}"#)),
         CLIENT.to_owned(),
     ]

@@ -8,7 +8,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use http::StatusCode;
 use serde_json::Value;
@@ -18,8 +18,13 @@ use super::{
     url::OPENAI_URL,
 };
 
-/// Reads and validates `text`. Errors point to the line and column.
-pub(crate) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
+/// Reads and validates `text`. Errors point to the line and column. Relative paths in it are relative
+/// to `folder`.
+pub(crate) fn parse(
+    text: &str,
+    folder: &Path,
+    environment: Environment<'_>,
+) -> Result<Config, ConfigError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text); // a byte order mark
     let json = comments::blank(text).map_err(|start| {
         ConfigError::new("the comment that begins here has no end (`*/`)").at(text, start)
@@ -43,7 +48,7 @@ pub(crate) fn parse(text: &str, environment: Environment<'_>) -> Result<Config, 
             None => error,
         }
     };
-    builder(&Field::document(&document))
+    builder(&Field::document(&document), folder)
         .and_then(|builder| builder.build_with(environment))
         .map_err(locate)
 }
@@ -63,13 +68,13 @@ fn syntax(text: &str, error: &serde_json::Error) -> ConfigError {
     ConfigError::new(format!("not valid JSON: {problem}")).at(text, scan::offset(text, error))
 }
 
-fn builder(document: &Field<'_>) -> Result<ConfigBuilder, ConfigError> {
+fn builder(document: &Field<'_>, folder: &Path) -> Result<ConfigBuilder, ConfigError> {
     let mut builder = Config::builder();
     for (name, field) in document.members()? {
         match name {
             "primary_backends" => {
                 for item in field.items("a list of backends")? {
-                    builder = builder.backend(backend(&item)?);
+                    builder = builder.backend(backend(&item, folder)?);
                 }
             }
             "settings" => builder.settings = settings(&field)?,
@@ -79,7 +84,7 @@ fn builder(document: &Field<'_>) -> Result<ConfigBuilder, ConfigError> {
     Ok(builder)
 }
 
-fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
+fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError> {
     let (mut name, mut url) = (None, None);
     let mut backend = BackendConfig::new("", "");
     for (key, field) in item.members()? {
@@ -88,7 +93,17 @@ fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
             "url" => url = Some(field.string()?),
             "model" => backend = backend.model(field.string()?),
             "timeout" => backend = backend.timeout(field.seconds(allowed::SECONDS)?),
+            "api_key_env" | "api_key_file" if backend.api_key.is_some() => {
+                return Err(field.error("is one key too many; give it in one of the two"));
+            }
             "api_key_env" => backend = backend.api_key_env(field.string()?),
+            "api_key_file" => backend = backend.api_key_file(folder.join(field.string()?)),
+            "api_key_field" => backend = backend.api_key_field(field.string()?),
+            "headers" => {
+                for (name, value) in field.members()? {
+                    backend = header(backend, name, &value, folder)?;
+                }
+            }
             "paths" => {
                 let items = field.items(allowed::PATHS)?;
                 let patterns = items.map(|item| item.string());
@@ -97,7 +112,8 @@ fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
             "websocket" => backend = backend.websocket(field.boolean()?),
             _ => {
                 return Err(field.unknown(
-                    "`name`, `url`, `model`, `timeout`, `api_key_env`, `paths` and `websocket`",
+                    "`name`, `url`, `model`, `timeout`, `api_key_env`, `api_key_file`, \
+                     `api_key_field`, `headers`, `paths` and `websocket`",
                 ));
             }
         }
@@ -109,6 +125,26 @@ fn backend(item: &Field<'_>) -> Result<BackendConfig, ConfigError> {
         None => String::new(),
     };
     Ok(backend)
+}
+
+fn header(
+    backend: BackendConfig,
+    name: &str,
+    value: &Field<'_>,
+    folder: &Path,
+) -> Result<BackendConfig, ConfigError> {
+    if let Some(text) = value.value.as_str() {
+        return Ok(backend.header(name, text));
+    }
+    if !value.value.is_object() {
+        return Err(value.is_not(allowed::HEADER_SOURCE));
+    }
+    let mut members = value.members()?;
+    match (members.next(), members.next()) {
+        (Some(("env", variable)), None) => Ok(backend.header_env(name, variable.string()?)),
+        (Some(("file", path)), None) => Ok(backend.header_file(name, folder.join(path.string()?))),
+        _ => Err(value.error(format!("must be {}", allowed::HEADER_SOURCE))),
+    }
 }
 
 fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {

@@ -81,15 +81,15 @@ pub(super) fn find(config: &Config) -> Vec<ConfigWarning> {
             .collect()
     };
 
-    let mut shared = names(|backend, _| backend.credential.is_none());
+    let mut shared = names(|backend, _| !backend.has_key);
     let mut hosts = usable()
-        .filter(|(backend, _)| backend.credential.is_none())
+        .filter(|(backend, _)| !backend.has_key)
         .map(|(_, url)| Host::of(url));
     let first = hosts.next();
     if hosts.all(|host| Some(host) == first) {
         shared.clear();
     }
-    let mut keys = names(|backend, _| backend.credential.is_some());
+    let mut keys = names(|backend, _| backend.has_credential());
     if config.settings.clients_authenticated {
         keys.clear();
     }
@@ -154,7 +154,7 @@ impl fmt::Display for ConfigWarning {
             Self::SharedCredentials { .. } => write!(
                 f,
                 "a client's credentials go to different hosts: {names}; give those that should \
-                 have a key of their own `api_key_env`"
+                 have a key of their own `api_key_env` or `api_key_file`"
             ),
             Self::Unencrypted { .. } => write!(
                 f,

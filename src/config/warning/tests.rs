@@ -195,7 +195,7 @@ fn messages_name_the_backends_and_nothing_else() {
         messages,
         [
             "a client's credentials go to different hosts: `A`, `B`; give those that should have a \
-             key of their own `api_key_env`",
+             key of their own `api_key_env` or `api_key_file`",
             "keys and messages are sent unencrypted, by http, to `A`, `B`",
             "anyone who can reach the proxy spends the key of `C`: clients aren't authenticated",
             "a URL ends with the path of an endpoint, such as /chat/completions, which is \

@@ -29,7 +29,6 @@ use crate::{
     percent::next_decoded,
 };
 
-static AUTHORIZATION: HeaderName = header::AUTHORIZATION;
 static TE: HeaderName = header::TE;
 static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
@@ -96,8 +95,8 @@ pub(super) struct Outbound<'a> {
     target: &'a Target,
     framing: Framing,
     options: ConnectionOptions<'a>,
-    /// The backend's key.
-    credential: Option<&'a HeaderValue>,
+    /// A browser's preflight: it needs no credentials, so whose it is isn't known.
+    is_preflight: bool,
     /// The backend doesn't see the client's credentials.
     drops_credentials: bool,
 }
@@ -119,16 +118,14 @@ impl<'a> Outbound<'a> {
             Some(0) if !announces_body(parts) => Framing::None,
             Some(length) => Framing::Length(length),
         };
-        // It needs no credentials, so whose it is isn't known.
         let is_preflight = preflighted_method(&parts.method, &parts.headers).is_some();
-        let credential = target.backend.credential();
         Self {
             parts,
             target,
             framing,
             options: ConnectionOptions::of(&parts.headers),
-            credential: credential.filter(|_| !is_preflight),
-            drops_credentials: is_preflight || credential.is_some(),
+            is_preflight,
+            drops_credentials: is_preflight || target.backend.has_key(),
         }
     }
 
@@ -191,12 +188,14 @@ impl<'a> Outbound<'a> {
         Ok(Uri::from_parts(uri)?)
     }
 
-    /// The header section but for `Host`: the backend's key, then the client's fields in their
+    /// The header section but for `Host`: the backend's own fields, then the client's in their
     /// order.
     #[inline(always)]
     pub(super) fn for_each_field(&self, mut visit: impl FnMut(Field<'_>)) {
-        if let Some(credential) = self.credential {
-            visit(Field::Plain(&AUTHORIZATION, credential));
+        for field in self.target.backend.own_fields() {
+            if !(self.is_preflight && field.value.is_secret()) {
+                visit(Field::Plain(&field.name, &field.value.get()));
+            }
         }
         let mut framing_is_due = self.framing != Framing::None;
         let mut te_is_due = true;
@@ -236,7 +235,8 @@ impl<'a> Outbound<'a> {
 
     /// Adds the same to a map.
     pub(super) fn append_to(&self, headers: &mut HeaderMap, joins_cookie: bool) {
-        headers.reserve(self.parts.headers.len() + 2);
+        let own_fields = self.target.backend.own_fields();
+        headers.reserve(self.parts.headers.len() + own_fields.len() + 1);
         self.for_each_field(|field| match field {
             Field::Plain(name, value) => {
                 headers.append(name.clone(), value.clone());
@@ -260,6 +260,10 @@ impl<'a> Outbound<'a> {
     /// Whether a field isn't for the backend, whatever its value.
     #[inline(always)]
     fn is_dropped(&self, name: &HeaderName) -> bool {
+        let mut own_fields = self.target.backend.own_fields().iter();
+        if own_fields.any(|field| field.name == *name) {
+            return true;
+        }
         if self.target.is_upgrade() && is_handshake(name) {
             return false;
         }

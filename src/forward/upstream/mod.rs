@@ -49,7 +49,8 @@ impl<S> Layer<S> for UpstreamRequestLayer {
 /// - the client's header fields without those that concern one connection (RFC 9110, section 7.6.1)
 ///   or the proxy,
 /// - the backend's own key, where it has one, in place of the client's credentials, `Cookie`,
-///   `OpenAI-Organization` and `OpenAI-Project`,
+///   `OpenAI-Organization` and `OpenAI-Project`, and its [`header`](crate::BackendConfig::header)s in
+///   place of the client's,
 /// - the `Content-Length` that the body has now, if it is known, and no `Transfer-Encoding`,
 /// - HTTP/1.1 as the version, whichever the client speaks.
 ///

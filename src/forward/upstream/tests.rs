@@ -97,3 +97,31 @@ async fn requests_that_cannot_be_forwarded_never_reach_the_client() {
     let error = sent(request.body(Full::default()).unwrap()).await;
     assert_eq!(error.unwrap_err().kind(), Kind::DotSegments);
 }
+
+#[tokio::test]
+async fn a_client_gets_the_fields_that_the_operator_sets() {
+    let backend = BackendConfig::new("a", "http://a.test/v1")
+        .api_key("sk-own")
+        .api_key_field("api-key")
+        .header("X-One", "own");
+    let config = Config::builder().backend(backend).build().unwrap();
+    let request = Request::post("/v1/chat/completions")
+        .header("x-one", "client")
+        .header("x-two", "client")
+        .header("authorization", "Bearer sk-client")
+        .extension(Backend::all(&config, &[])[0].clone());
+
+    let sent = sent(request.body(Full::from("{}")).unwrap()).await.unwrap();
+
+    assert_eq!(
+        fields(sent.headers()),
+        [
+            ("host", "a.test"),
+            ("api-key", "sk-own"),
+            ("x-one", "own"),
+            ("x-two", "client"),
+            ("content-length", "2"),
+        ]
+    );
+    assert!(sent.headers()["api-key"].is_sensitive());
+}
