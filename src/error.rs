@@ -51,12 +51,15 @@ use crate::{backend::Backend, json, multipart};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
+/// Of a model's name in a message.
+const MAX_MODEL_CHARACTERS: usize = 128;
+
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why an exchange failed: the client's fault, the backend's, or a timeout.
 ///
-/// Its text names the backend by its configured name and never contains an address, a URL, a key or
-/// a part of a body. The cause, where there is one, is [`source`](StdError::source).
+/// Its text names the backend by its configured name, a model that isn't found as the client named
+/// it, and never contains an address, a URL, a key or another part of a body. The cause, where there is one, is [`source`](StdError::source).
 ///
 /// A response that [`OpenAiProxy`](crate::OpenAiProxy) made of an error has a clone of it in its
 /// extensions, so that outer layers can tell what failed.
@@ -91,6 +94,7 @@ pub(crate) enum Kind {
     Forbidden,
     UnknownBackend,
     NoCandidate,
+    ModelNotFound,
     WebSocketUnsupported,
     UpgradeUnavailable,
     Overloaded,
@@ -131,7 +135,7 @@ impl Kind {
     /// The status code and the RFC 9209 error type (section 2.3) that a client gets.
     fn answer(self) -> (StatusCode, &'static str) {
         match self {
-            Kind::NotFound | Kind::UnknownBackend | Kind::NoCandidate => {
+            Kind::NotFound | Kind::UnknownBackend | Kind::NoCandidate | Kind::ModelNotFound => {
                 (StatusCode::NOT_FOUND, "destination_not_found")
             }
             Kind::DotSegments
@@ -186,6 +190,7 @@ impl Kind {
                 "`X-Proxy-Backend` names no backend of this proxy; send one of its names, or leave the field out."
             }
             Kind::NoCandidate => "No backend is configured for this request.",
+            Kind::ModelNotFound => "The model does not exist or you do not have access to it.",
             Kind::WebSocketUnsupported => {
                 "No backend for this request takes WebSockets; send it by plain HTTP."
             }
@@ -332,6 +337,16 @@ impl Error {
         Self::new(Kind::ClosedBeforeHead).with_source(source)
     }
 
+    /// The error for a model that no backend serves, in OpenAI's words: 404, `model_not_found`.
+    pub fn model_not_found(model: &str) -> Self {
+        // A client may send anything.
+        let model: String = model.chars().take(MAX_MODEL_CHARACTERS).collect();
+        let message =
+            format!("The model `{model}` does not exist or you do not have access to it.");
+        let error = Self::new(Kind::ModelNotFound).with_param("model");
+        error.with_message(message)
+    }
+
     /// The error of a proxy that is shutting down: 503, `destination_unavailable`, with
     /// `Connection: close`.
     pub fn draining() -> Self {
@@ -396,12 +411,14 @@ impl Error {
         custom.unwrap_or(self.0.kind.answer().0)
     }
 
-    /// The `code` of the JSON: the one given to [`custom`](Self::custom), `websocket_unsupported`
-    /// with the status 426, else [`proxy_status`](Self::proxy_status).
+    /// The `code` of the JSON: the one given to [`custom`](Self::custom), `model_not_found` for a
+    /// model that no backend serves, `websocket_unsupported` with the status 426, else
+    /// [`proxy_status`](Self::proxy_status).
     pub fn code(&self) -> &str {
         let custom = self.0.custom.as_ref();
         let code = custom.and_then(|custom| custom.code.as_deref());
         code.unwrap_or(match self.0.kind {
+            Kind::ModelNotFound => "model_not_found",
             Kind::WebSocketUnsupported => "websocket_unsupported",
             _ => self.proxy_status(),
         })

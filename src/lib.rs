@@ -92,6 +92,7 @@ pub mod model;
 pub mod models;
 mod multipart;
 pub mod observe;
+mod pattern;
 mod percent;
 pub mod proxy;
 mod rope;

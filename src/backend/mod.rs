@@ -41,6 +41,7 @@ use tokio::time::Instant;
 use crate::{
     config::{BackendSettings, BaseUrl, Config, OwnField},
     endpoint::{self, PathPattern},
+    pattern::{ModelMap, Specificity},
     secret,
 };
 
@@ -57,6 +58,7 @@ struct Inner {
     url: BaseUrl,
     origin: Origin,
     model: Option<Arc<str>>,
+    models: Option<ModelMap>,
     timeouts: Timeouts,
     own_fields: Box<[OwnField]>,
     has_key: bool,
@@ -150,6 +152,7 @@ impl Backend {
             origin: Origin(Arc::new(url.origin().clone())),
             url: url.clone(),
             model: backend.model.as_deref().map(Into::into),
+            models: backend.models.clone(),
             timeouts: Timeouts {
                 connect: settings.connect_timeout.min(response_head),
                 response_head,
@@ -202,6 +205,19 @@ impl Backend {
                 let paths = paths.iter();
                 endpoint::matches(paths.filter(|it| !(is_narrow && it.is_all())), path)
             }
+        }
+    }
+
+    /// The models that it serves, and its names for them; `None` where it serves every one.
+    pub(crate) fn models(&self) -> Option<&ModelMap> {
+        self.0.models.as_ref()
+    }
+
+    /// How specific the pattern is by which it serves this model, if it does.
+    pub(crate) fn specificity(&self, model: &str) -> Option<Specificity> {
+        match self.models() {
+            Some(models) => models.specificity(model),
+            None => Some(Specificity::LEAST),
         }
     }
 

@@ -177,12 +177,20 @@ pub struct BackendConfig {
     pub(super) name: String,
     pub(super) url: String,
     pub(super) model: String,
+    pub(super) models: Option<Models>,
     pub(super) timeout: Option<Duration>,
     pub(super) api_key: Option<Source>,
     pub(super) api_key_field: Option<String>,
     pub(super) headers: Vec<(String, Source)>,
     pub(super) paths: Option<Vec<String>>,
     pub(super) websocket: bool,
+}
+
+/// The models of a backend, as they were written: messages name their places.
+#[derive(Clone, Debug)]
+pub(super) enum Models {
+    Patterns(Vec<String>),
+    Names(Vec<(String, String)>),
 }
 
 /// Where the value of a field comes from.
@@ -209,6 +217,7 @@ impl BackendConfig {
             name: name.into(),
             url: url.into(),
             model: String::new(),
+            models: None,
             timeout: None,
             api_key: None,
             api_key_field: None,
@@ -238,6 +247,50 @@ impl BackendConfig {
     /// Default: empty, which leaves it as it is.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = model.into();
+        self
+    }
+
+    /// Serves only models that match one of these patterns, at least one: `gpt-4o` (exactly this),
+    /// `gpt-*` (`*` stands for anything, the empty string included). Names are case-sensitive.
+    ///
+    /// A request goes to the backends whose best pattern for its model is the most specific of all:
+    /// a name comes before any pattern, and of two patterns the one with more characters comes first.
+    /// Those without patterns come last. A model that no backend serves is answered with 404,
+    /// `model_not_found`. Default: every model.
+    ///
+    /// ```
+    /// use tower_openai_proxy::BackendConfig;
+    ///
+    /// let openai = BackendConfig::new("openai", "https://api.openai.com/v1").models(["gpt-*", "o*"]);
+    /// let local = BackendConfig::new("local", "http://127.0.0.1:8080/v1"); // everything else
+    /// ```
+    pub fn models<P: Into<String>>(mut self, patterns: impl IntoIterator<Item = P>) -> Self {
+        let patterns = patterns.into_iter().map(Into::into);
+        self.models = Some(Models::Patterns(patterns.collect()));
+        self
+    }
+
+    /// Like [`models`](Self::models), with the name that the backend gets for each pattern, which
+    /// comes before [`model`](Self::model). In the name, `*` stands for what the pattern's `*`
+    /// matched; an empty one leaves the client's. The later of the two calls counts.
+    ///
+    /// ```
+    /// use tower_openai_proxy::BackendConfig;
+    ///
+    /// let openai = BackendConfig::new("openai", "https://api.openai.com/v1").model_names([
+    ///     ("fast", "gpt-4o-mini"), // an alias
+    ///     ("openai/*", "*"),       // takes a prefix off
+    ///     ("gpt-*", ""),           // as it is
+    /// ]);
+    /// ```
+    pub fn model_names<P, N>(mut self, names: impl IntoIterator<Item = (P, N)>) -> Self
+    where
+        P: Into<String>,
+        N: Into<String>,
+    {
+        let names = names.into_iter();
+        let names = names.map(|(pattern, name)| (pattern.into(), name.into()));
+        self.models = Some(Models::Names(names.collect()));
         self
     }
 
@@ -343,6 +396,7 @@ impl fmt::Debug for BackendConfig {
             .field("name", &self.name)
             .field("url", &BaseUrl::parse(&self.url).ok())
             .field("model", &self.model)
+            .field("models", &self.models)
             .field("timeout", &self.timeout)
             .field("api_key", &api_key)
             .field("api_key_field", &self.api_key_field)

@@ -42,7 +42,7 @@ pub use self::{
     error::ConfigError,
     warning::ConfigWarning,
 };
-use crate::{endpoint::PathPattern, header::is_credential, secret::FieldValue};
+use crate::{endpoint::PathPattern, header::is_credential, pattern::ModelMap, secret::FieldValue};
 
 /// Looks up an environment variable.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -62,6 +62,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `primary_backends[].name` | required | see [`BackendConfig::new`] |
 /// | `….url` | OpenAI's for `LLM1`, otherwise `""` | see [`BackendConfig::new`] |
 /// | `….model` | `""` | see [`BackendConfig::model`] |
+/// | `….models` | every model | see [`BackendConfig::models`], [`BackendConfig::model_names`] |
 /// | `….timeout` | `settings.timeout` | seconds, see [`BackendConfig::timeout`] |
 /// | `….api_key_env` | none | see [`BackendConfig::api_key_env`] |
 /// | `….api_key_file` | none | see [`BackendConfig::api_key_file`] |
@@ -165,6 +166,7 @@ impl Default for Config {
             name: source.name().into(),
             url: Some(BaseUrl::openai()),
             model: None,
+            models: None,
             timeout: None,
             own_fields: [].into(),
             has_key: false,
@@ -205,6 +207,8 @@ pub(crate) struct BackendSettings {
     /// `None`: a placeholder.
     pub(crate) url: Option<BaseUrl>,
     pub(crate) model: Option<Box<str>>,
+    /// The models that it serves; `None`: every one.
+    pub(crate) models: Option<ModelMap>,
     pub(crate) timeout: Option<Duration>,
     /// What requests to it get in place of the client's fields of these names.
     pub(crate) own_fields: Box<[OwnField]>,

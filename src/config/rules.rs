@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use super::{
     BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, Settings,
+    builder::Models,
     url::{BaseUrl, OPENAI_URL},
 };
-use crate::endpoint::PathPattern;
+use crate::{
+    endpoint::PathPattern,
+    pattern::{ModelMap, ModelPattern},
+};
 
 /// What is allowed, as messages say it after "must be".
 pub(super) mod allowed {
@@ -20,6 +24,8 @@ pub(super) mod allowed {
     pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
     pub(crate) const KEY_FIELD: &str = "`authorization`, `api-key` or `x-api-key`";
     pub(crate) const MODEL: &str = "a model's name, without control characters";
+    pub(crate) const MODELS: &str =
+        "a list of model patterns, or an object from patterns to names, with at least one";
     pub(crate) const NAME: &str =
         "a name: not empty, without control characters and blanks at its ends";
     pub(crate) const PATHS: &str = "a list of path patterns, at least one";
@@ -76,6 +82,8 @@ impl BackendConfig {
             "" => None,
             url => Some(BaseUrl::parse(url).map_err(|allowed| must_be(allowed, field("url")))?),
         };
+        let models = self.models.as_ref();
+        let models = models.map(|models| models.validate(&field("models")));
         let timeout = self.timeout.map(|time| positive(time, field("timeout")));
         let (own_fields, has_key) = self.own_fields(path, environment)?;
         let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
@@ -83,12 +91,48 @@ impl BackendConfig {
             name: self.name.into(),
             url,
             model: (!self.model.is_empty()).then(|| self.model.into()),
+            models: models.transpose()?,
             timeout: timeout.transpose()?,
             own_fields,
             has_key,
             paths: paths.transpose()?,
             websocket: self.websocket,
         })
+    }
+}
+
+impl Models {
+    /// `field` is the path of the models.
+    fn validate(&self, field: &str) -> Result<ModelMap, ConfigError> {
+        let pattern = |text: &str, field: &str| {
+            ModelPattern::parse(text).ok_or_else(|| must_be(ModelPattern::ALLOWED, field))
+        };
+        let mut rules = Vec::new();
+        match self {
+            Self::Patterns(texts) => {
+                for (index, text) in texts.iter().enumerate() {
+                    rules.push((pattern(text, &format!("{field}[{index}]"))?, ""));
+                }
+            }
+            Self::Names(names) => {
+                for (text, name) in names {
+                    let field = format!("{field}.{}", text.escape_debug());
+                    let pattern = pattern(text, &field)?;
+                    if name.contains(char::is_control) {
+                        return Err(must_be(allowed::MODEL, field));
+                    }
+                    if name.contains('*') && pattern.name().is_some() {
+                        let problem = "must have no `*`, as its pattern has none to stand for";
+                        return Err(ConfigError::in_field(field, problem));
+                    }
+                    rules.push((pattern, name.as_str()));
+                }
+            }
+        }
+        if rules.is_empty() {
+            return Err(must_be(allowed::MODELS, field));
+        }
+        Ok(ModelMap::new(rules))
     }
 }
 

@@ -174,8 +174,9 @@ fn every_field_from_the_file_as_from_the_builder() {
         r#"{
           "primary_backends": [
             { "name": "a", "url": "http://a:8080/base/?api-version=1", "model": "m", "timeout": 2.5,
+              "models": { "openai/*": "*", "fast": "gpt-4o-mini", "o3": "" },
               "api_key_env": "KEY", "paths": ["/responses/*", "/models"], "websocket": false },
-            { "name": "LLM2" },
+            { "name": "LLM2", "models": ["gpt-*", "o3"] },
             { "name": "Zoë 3", "url": "http://[::1]:3/" }
           ],
           "settings": {
@@ -190,12 +191,13 @@ fn every_field_from_the_file_as_from_the_builder() {
         .backend(
             BackendConfig::new("a", "http://a:8080/base/?api-version=1")
                 .model("m")
+                .model_names([("fast", "gpt-4o-mini"), ("o3", ""), ("openai/*", "*")])
                 .timeout(Duration::from_millis(2500))
                 .api_key("sk-secret")
                 .paths(["/responses/*", "/models"])
                 .websocket(false),
         )
-        .backend(BackendConfig::new("LLM2", ""))
+        .backend(BackendConfig::new("LLM2", "").models(["gpt-*", "o3"]))
         .backend(BackendConfig::new("Zoë 3", "http://[::1]:3/"))
         .timeout(seconds(1))
         .connect_timeout(seconds(2))
@@ -247,6 +249,21 @@ fn the_builder_is_held_to_the_same_rules() {
         (
             Config::builder().backend(backend().paths([""; 0])),
             "`primary_backends[0].paths` must be a list of path patterns, at least one",
+        ),
+        (
+            Config::builder().backend(backend().models([""; 0])),
+            "`primary_backends[0].models` must be a list of model patterns, or an object from \
+             patterns to names, with at least one",
+        ),
+        (
+            Config::builder().backend(backend().models(["gpt-*", ""])),
+            "`primary_backends[0].models[1]` must be a model's name such as `gpt-4o`, or a pattern \
+             with one `*` such as `gpt-*`, not empty and without control characters",
+        ),
+        (
+            Config::builder().backend(backend().model_names([("fast", "*")])),
+            "`primary_backends[0].models.fast` must have no `*`, as its pattern has none to stand \
+             for",
         ),
         (
             builder().idle_timeout(Duration::ZERO),
@@ -533,7 +550,57 @@ fn backends_that_are_not_allowed() {
                         characters";
     const NAME: &str = "`primary_backends[1].name` must be a name: not empty, without control \
                         characters and blanks at its ends";
+    const PATTERN: &str = "must be a model's name such as `gpt-4o`, or a pattern with one `*` such \
+                           as `gpt-*`, not empty and without control characters";
+    const MODELS: &str = "`primary_backends[1].models` must be a list of model patterns, or an \
+                          object from patterns to names, with at least one";
     for (backend, message) in [
+        (r#"{ "name": "b", "models": »[] }"#, MODELS),
+        (r#"{ "name": "b", "models": »{} }"#, MODELS),
+        (
+            r#"{ "name": "b", "models": »"gpt-*" }"#,
+            &format!("{MODELS}, not a string"),
+        ),
+        (
+            r#"{ "name": "b", "models": ["a", »""] }"#,
+            &format!("`primary_backends[1].models[1]` {PATTERN}"),
+        ),
+        (
+            r#"{ "name": "b", "models": [»"a*b*"] }"#,
+            &format!("`primary_backends[1].models[0]` {PATTERN}"),
+        ),
+        (
+            r#"{ "name": "b", "models": ["a", »7] }"#,
+            "`primary_backends[1].models[1]` must be a string",
+        ),
+        (
+            r#"{ "name": "b", "models": { "": »"" } }"#,
+            &format!("`primary_backends[1].models.` {PATTERN}"),
+        ),
+        (
+            r#"{ "name": "b", "models": { "a": "b", "x.**": »"" } }"#,
+            &format!("`primary_backends[1].models.x.**` {PATTERN}"),
+        ),
+        (
+            r#"{ "name": "b", "models": { "a": »null } }"#,
+            "`primary_backends[1].models.a` must be a string, not null",
+        ),
+        (
+            r#"{ "name": "b", "models": { "a\n": »"" } }"#,
+            &format!("`primary_backends[1].models.a\\n` {PATTERN}"),
+        ),
+        (
+            r#"{ "name": "b", "models": { "*": "*", "a": »"x-*" } }"#,
+            "`primary_backends[1].models.a` must have no `*`, as its pattern has none to stand for",
+        ),
+        (
+            r#"{ "name": "b", "models": { "a": »"b\n" } }"#,
+            "`primary_backends[1].models.a` must be a model's name, without control characters",
+        ),
+        (
+            r#"{ "name": "b", "models": { "a": "b", "a": »"c" } }"#,
+            "`primary_backends[1].models.a` is given twice; once is allowed",
+        ),
         (
             r#"»["b", "http://b"]"#,
             "`primary_backends[1]` must be an object, not a list",
@@ -549,13 +616,13 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
-             `model`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, `paths` \
+             `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, `paths` \
              and `websocket`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
-             `url`, `model`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, \
+             `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, \
              `paths` and `websocket`",
         ),
         (

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use http::{Extensions, Uri};
 
-use self::path::{has_dot_segment, matches_exactly};
+use self::path::matches_exactly;
 pub(crate) use self::{
     guard::{is_administration, is_answer_or_models},
-    path::{PathPattern, matches, normalize},
+    path::{PathPattern, has_dot_segment, matches, normalize},
 };
 
 const CHAT_COMPLETIONS: &str = "/chat/completions";

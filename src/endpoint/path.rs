@@ -6,7 +6,7 @@ use crate::percent::next_decoded;
 
 /// Whether a segment is `.` or `..`, in any spelling: dots and slashes may be percent-encoded,
 /// a backslash counts as a slash, and `;` ends a segment, as some servers have it.
-pub(super) fn has_dot_segment(path: &str) -> bool {
+pub(crate) fn has_dot_segment(path: &str) -> bool {
     if memchr::memchr2(b'.', b'%', path.as_bytes()).is_none() {
         return false;
     }

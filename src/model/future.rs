@@ -1,7 +1,6 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -9,7 +8,7 @@ use http::{Request, request::Parts};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::Place;
+use super::{Place, Replacement};
 use crate::{
     body::{Buffer, RequestBody},
     error::{BoxError, Error},
@@ -40,7 +39,7 @@ struct Buffering<S> {
     parts: Parts,
     body: Buffer,
     place: Place,
-    model: Arc<str>,
+    replacement: Replacement,
     service: S,
 }
 
@@ -52,14 +51,14 @@ where
         parts: Parts,
         body: Buffer,
         place: Place,
-        model: Arc<str>,
+        replacement: Replacement,
         service: S,
     ) -> Self {
         let buffering = Some(Box::new(Buffering {
             parts,
             body,
             place,
-            model,
+            replacement,
             service,
         }));
         Self {
@@ -98,11 +97,11 @@ where
                     let Buffering {
                         parts,
                         place,
-                        model,
+                        replacement,
                         mut service,
                         ..
                     } = *buffering.take().expect(AGAIN);
-                    let (parts, body) = place.replace(parts, body?, &model)?;
+                    let (parts, body) = replacement.apply(place, parts, body?)?;
                     let request = Request::from_parts(parts, body);
                     state.set(State::Forwarded {
                         future: service.call(request),

@@ -30,11 +30,14 @@
 //!
 //! | request | model |
 //! | --- | --- |
+//! | `GET`, `HEAD` of `/models/{model}` | the rest of the path; only a name of the backend's replaces it |
 //! | a WebSocket | `model`, else `deployment`, in the query |
 //! | `POST` of a form to `/audio/transcriptions`, `/audio/translations`, `/images/edits`, `/images/variations`, `/videos` | the part `model` |
 //! | `POST`, `PUT`, `PATCH` with JSON | the top-level `model`, if it is a string |
 //!
-//! Every value is replaced. Where there is none, one is inserted at the top level of the JSON of
+//! A backend's name for a model ([`BackendConfig::model_names`](crate::BackendConfig::model_names))
+//! comes before its override; for that, a request must not name two different models. Every value is
+//! replaced. Where there is none, one is inserted at the top level of the JSON of
 //! `POST /chat/completions`, `/completions`, `/responses`, `/embeddings`, `/moderations`,
 //! `/audio/speech` and `/images/generations`; there a value of another type is replaced, too, and the
 //! body must be an object. Frames of a WebSocket, lines of JSONL files and a `model` anywhere else
@@ -73,7 +76,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
@@ -83,6 +86,7 @@ use crate::{
     backend::Backend,
     body::{RequestBody, Scan},
     error::{BoxError, Error},
+    pattern::ModelMap,
     service::accessors,
 };
 
@@ -161,20 +165,17 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(RequestBody::new);
         let backend = request.extensions().get::<Backend>();
-        let model = backend
-            .and_then(Backend::model_override)
-            .or(self.default_model.as_ref());
-        let Some(model) = model.cloned() else {
+        let Some(replacement) = Replacement::new(backend, self.default_model.as_ref()) else {
             return ResponseFuture::forwarded(self.inner.call(request));
         };
         let (parts, body) = request.into_parts();
-        let place = Place::of(&parts, &body);
+        let place = replacement.place(&parts, &body);
         let scan = match place.scan(&parts.headers, true) {
             Ok(scan) => scan,
             Err(error) => return ResponseFuture::failed(error),
         };
         if scan == Scan::No {
-            return match place.replace(parts, body, &model) {
+            return match replacement.apply(place, parts, body) {
                 Ok((parts, body)) => {
                     let request = Request::from_parts(parts, body);
                     ResponseFuture::forwarded(self.inner.call(request))
@@ -185,7 +186,53 @@ where
         // The service that was polled ready is the one to call.
         let next = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, next);
-        ResponseFuture::buffering(parts, body.buffer(scan), place, model, ready)
+        ResponseFuture::buffering(parts, body.buffer(scan), place, replacement, ready)
+    }
+}
+
+/// What a backend gets for a request's model: its own name for it, else its override.
+struct Replacement {
+    /// A backend with names of its own.
+    names: Option<Backend>,
+    model: Option<Arc<str>>,
+}
+
+impl Replacement {
+    /// `None` where every model stays as it is.
+    fn new(backend: Option<&Backend>, default_model: Option<&Arc<str>>) -> Option<Self> {
+        let renames = |backend: &&Backend| backend.models().is_some_and(ModelMap::renames);
+        let model = backend.and_then(Backend::model_override).or(default_model);
+        let names = backend.filter(renames);
+        (model.is_some() || names.is_some()).then(|| Self {
+            names: names.cloned(),
+            model: model.cloned(),
+        })
+    }
+
+    fn place(&self, parts: &Parts, body: &RequestBody) -> Place {
+        let place = Place::of(parts, body);
+        match self.model {
+            Some(_) => place,
+            None => place.without_override(),
+        }
+    }
+
+    fn apply(
+        self,
+        place: Place,
+        parts: Parts,
+        body: RequestBody,
+    ) -> Result<(Parts, RequestBody), Error> {
+        if let Some(models) = self.names.as_ref().and_then(Backend::models)
+            && let Some(model) = place.model(&parts, &body)?
+            && let Some(name) = models.rename(&model)
+        {
+            return place.rename(parts, body, &name);
+        }
+        match self.model {
+            Some(model) => place.replace(parts, body, &model),
+            None => Ok((parts, body)),
+        }
     }
 }
 

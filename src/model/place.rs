@@ -48,6 +48,8 @@ pub(crate) enum Place {
         is_model_path: bool,
         /// The body has a JSON `Content-Type`, so it must be JSON.
         is_declared: bool,
+        /// It has another one, but is taken for JSON where the model is overridden.
+        is_assumed: bool,
     },
     None,
 }
@@ -86,9 +88,20 @@ impl Place {
             return Self::Json {
                 is_model_path,
                 is_declared,
+                is_assumed: !is_write || !(is_declared || content_type.is_none()),
             };
         }
         Self::None
+    }
+
+    /// The place where the model isn't overridden.
+    pub(crate) fn without_override(self) -> Self {
+        match self {
+            Self::Json {
+                is_assumed: true, ..
+            } => Self::None,
+            _ => self,
+        }
     }
 
     /// How the body is to be read so that the model is found, if it stands there.
@@ -172,6 +185,7 @@ impl Place {
                 Self::Json {
                     is_declared,
                     is_model_path,
+                    ..
                 },
                 Some(Err(error)),
             ) => {
@@ -201,6 +215,24 @@ impl Place {
         if parts.headers.contains_key(header::CONTENT_LENGTH) {
             let length = HeaderValue::from(body.size_hint().lower());
             parts.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        Ok((parts, body))
+    }
+
+    /// The same, with a name that the backend has for this very model: it is replaced in the path,
+    /// too, but where the request would delete another one.
+    pub(crate) fn rename(
+        self,
+        mut parts: Parts,
+        body: RequestBody,
+        model: &str,
+    ) -> Result<(Parts, RequestBody), Error> {
+        if self != Self::Path {
+            return self.replace(parts, body, model);
+        }
+        // Without a name the path is that of the list.
+        if parts.method != Method::DELETE && !model.is_empty() {
+            replace_in_path(&mut parts, model)?;
         }
         Ok((parts, body))
     }
@@ -259,6 +291,31 @@ fn decode_query(value: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
+fn replace_in_path(parts: &mut Parts, model: &str) -> Result<(), Error> {
+    let Some(matched) = Matched::of(&parts.extensions, &parts.uri) else {
+        return Ok(());
+    };
+    let path = parts.uri.path();
+    let prefix = &path[..path.len() - matched.path(&parts.uri).len()];
+    let mut target = format!("{prefix}/models/{}", percent::encode(model, b"/"));
+    if endpoint::has_dot_segment(&target) {
+        return Err(Error::new(Kind::DotSegments));
+    }
+    if let Some(query) = parts.uri.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    set_target(&mut parts.uri, target)
+        .map_err(|error| Error::new(Kind::Internal).with_source(error))
+}
+
+fn set_target(uri: &mut Uri, target: String) -> Result<(), http::Error> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(Bytes::from(target))?);
+    *uri = Uri::from_parts(parts)?;
+    Ok(())
+}
+
 fn replace_in_query(uri: &mut Uri, model: &str) -> Result<(), http::Error> {
     let query = uri.query().unwrap_or_default();
     let encoded = percent::encode(model, b"");
@@ -273,8 +330,5 @@ fn replace_in_query(uri: &mut Uri, model: &str) -> Result<(), http::Error> {
         return Ok(());
     }
     target.push_str(&query[at..]);
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(Bytes::from(target))?);
-    *uri = Uri::from_parts(parts)?;
-    Ok(())
+    set_target(uri, target)
 }

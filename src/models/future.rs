@@ -10,6 +10,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{
+    alias,
     body::ResponseBody,
     fetch::{Fetch, Unusable},
     list::Merged,
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{BoxError, Error},
+    pattern::ModelMap,
 };
 
 pin_project! {
@@ -38,6 +40,8 @@ pin_project! {
 /// The answers of several backends, until all are there.
 struct Merging<F, B> {
     /// In the order of the configuration.
+    backends: Vec<Backend>,
+    /// In the same order.
     answers: Vec<Answer<F, B>>,
     /// That of the first backend, if it isn't a list.
     first: Option<Result<Response<ResponseBody<B>>, Error>>,
@@ -59,10 +63,14 @@ impl<F, B> ResponseFuture<F, B> {
 
     /// At least one response.
     pub(super) fn merging(responses: impl Iterator<Item = (Backend, F)>, is_head: bool) -> Self {
-        let answers =
-            responses.map(|(backend, response)| Answer::Pending(Fetch::new(backend, response)));
+        let pending = |(backend, response): (Backend, F)| {
+            let answer = Answer::Pending(Fetch::new(backend.clone(), response));
+            (backend, answer)
+        };
+        let (backends, answers) = responses.map(pending).unzip();
         let merging = Merging {
-            answers: answers.collect(),
+            backends,
+            answers,
             first: None,
             is_head,
         };
@@ -137,13 +145,30 @@ where
 
     /// One list of all; `None` where there is none.
     fn merge(&self) -> Option<Response<ResponseBody<B>>> {
+        let lists = self.backends.iter().zip(&self.answers);
         let mut merged = None;
-        for answer in &self.answers {
-            if let Answer::List(list) = answer {
-                merged.get_or_insert_with(Merged::new).append(list);
+        let has_models = self.backends.iter().any(|it| it.models().is_some());
+        for (backend, answer) in lists {
+            let Answer::List(list) = answer else {
+                continue;
+            };
+            let merged = merged.get_or_insert_with(Merged::new);
+            if has_models {
+                merged.append(
+                    list,
+                    Some(&|name| alias::ids(name, backend, &self.backends)),
+                );
+            } else {
+                merged.append(list, None);
             }
         }
-        let list = merged?.finish();
+        let mut merged = merged?;
+        for backend in &self.backends {
+            for name in backend.models().into_iter().flat_map(ModelMap::names) {
+                merged.add(name, backend.name());
+            }
+        }
+        let list = merged.finish();
         let length = list.len().into();
         let mut response = Response::new(ResponseBody::from(list));
         let headers = response.headers_mut();

@@ -15,6 +15,9 @@ pub(super) fn data(document: &Bytes) -> Option<Bytes> {
         .then(|| document.slice_ref(data.as_bytes()))
 }
 
+/// The ids under which the model that a backend calls by this name is listed.
+pub(super) type Ids<'a> = &'a dyn Fn(&str) -> Vec<String>;
+
 /// Makes one list of several.
 pub(super) struct Merged {
     json: Vec<u8>,
@@ -31,23 +34,52 @@ impl Merged {
         }
     }
 
-    /// Appends the entries of [`data`] as they are written there. Each `id` is in the list once: an
-    /// entry with one that is there already is left out.
-    pub(super) fn append(&mut self, array: &[u8]) {
+    /// Appends the entries of [`data`] as they are written there, under other ids where there are
+    /// any. Each `id` is in the list once: an entry with one that is there already is left out.
+    pub(super) fn append(&mut self, array: &[u8], ids: Option<Ids<'_>>) {
+        let entries = Entries { merged: self, ids };
         // It can't fail: the array was validated as part of its document.
-        let _: Result<(), _> = Deserializer::from_slice(array).deserialize_seq(self);
+        let _: Result<(), _> = Deserializer::from_slice(array).deserialize_seq(entries);
     }
 
-    fn push(&mut self, entry: &str) {
-        let id = field(entry.as_bytes(), "id").map(RawValue::get);
-        let id = id.and_then(|id| json::decode_string(id.as_bytes()));
-        if id.is_some_and(|id| !self.ids.insert(id)) {
-            return;
+    /// Appends an entry for a model that no list has.
+    pub(super) fn add(&mut self, id: &str, owner: &str) {
+        if self.ids.insert(id.to_owned()) {
+            let [id, owner] = [id, owner].map(serde_json::Value::from);
+            let entry = format!(r#"{{"id":{id},"object":"model","created":0,"owned_by":{owner}}}"#);
+            self.push(&[&entry]);
         }
+    }
+
+    fn entry(&mut self, entry: &str, ids: Option<Ids<'_>>) {
+        let raw = field(entry.as_bytes(), "id").map(RawValue::get);
+        let id = raw.and_then(|id| json::decode_string(id.as_bytes()));
+        let (Some(raw), Some(name)) = (raw, id) else {
+            return self.push(&[entry]);
+        };
+        let Some(ids) = ids else {
+            if self.ids.insert(name) {
+                self.push(&[entry]);
+            }
+            return;
+        };
+        let start = raw.as_ptr().addr() - entry.as_ptr().addr();
+        let (before, after) = (&entry[..start], &entry[start + raw.len()..]);
+        for id in ids(&name) {
+            let renamed = (id != name).then(|| serde_json::Value::from(id.as_str()).to_string());
+            if self.ids.insert(id) {
+                self.push(&[before, renamed.as_deref().unwrap_or(raw), after]);
+            }
+        }
+    }
+
+    fn push(&mut self, entry: &[&str]) {
         if self.json.len() > Self::START.len() {
             self.json.push(b',');
         }
-        self.json.extend_from_slice(entry.as_bytes());
+        for part in entry {
+            self.json.extend_from_slice(part.as_bytes());
+        }
     }
 
     pub(super) fn finish(mut self) -> Bytes {
@@ -56,7 +88,13 @@ impl Merged {
     }
 }
 
-impl<'de> Visitor<'de> for &mut Merged {
+/// The entries of an array on their way into a list.
+struct Entries<'a> {
+    merged: &'a mut Merged,
+    ids: Option<Ids<'a>>,
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,7 +103,7 @@ impl<'de> Visitor<'de> for &mut Merged {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         while let Some(entry) = entries.next_element::<&RawValue>()? {
-            self.push(entry.get());
+            self.merged.entry(entry.get(), self.ids);
         }
         Ok(())
     }

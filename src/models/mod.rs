@@ -6,10 +6,15 @@
 //! `connect_timeout` and 5 s, or whose answer isn't a list of at most 4 MiB is left out, which is
 //! logged at level `WARN`. If all fail, the first one's answer or error is returned.
 //!
+//! Where backends have patterns of models ([`BackendConfig::models`](crate::BackendConfig::models)),
+//! a list has only what its backend would be asked for, under the ids by which clients ask. Names and
+//! aliases that no list has follow at the end, those of failed backends too.
+//!
 //! Each backend gets its own key; those without one get the client's credentials. A selector of your
 //! own ([`route`]) isn't asked.
 //!
-//! Forwarded like any other request: one that only a single backend serves, and one that selects its
+//! Forwarded like any other request: one that only a single backend without patterns of models
+//! serves, and one that selects its
 //! backend by `X-Proxy-Backend`.
 //!
 //! ```
@@ -50,6 +55,7 @@
 //! # });
 //! ```
 
+mod alias;
 mod body;
 mod fetch;
 mod future;
@@ -153,7 +159,7 @@ where
         if !self.enabled || !lists_models(&request) {
             return ResponseFuture::forwarded(self.inner.call(request));
         }
-        let Some(backends) = self.inner.several(&request) else {
+        let Some(backends) = self.inner.listing(&request) else {
             return ResponseFuture::forwarded(self.inner.call(request));
         };
         let (mut head, body) = request.into_parts();

@@ -111,8 +111,20 @@ fn stack(
     settings: &str,
     service: &Scripted,
 ) -> (BackendRouteLayer, MergeModels<BackendRoute<Scripted>>) {
-    let entry = |name: &&str| format!(r#"{{"name":"{name}","url":"http://10.0.0.1/v1"}}"#);
-    let entries: Vec<_> = names.iter().map(entry).collect();
+    let entries: Vec<_> = names.iter().map(|name| (*name, "")).collect();
+    stack_of(&entries, settings, service)
+}
+
+/// The same, with further fields of each backend.
+fn stack_of(
+    entries: &[(&str, &str)],
+    settings: &str,
+    service: &Scripted,
+) -> (BackendRouteLayer, MergeModels<BackendRoute<Scripted>>) {
+    let entry = |(name, fields): &(&str, &str)| {
+        format!(r#"{{"name":"{name}","url":"http://10.0.0.1/v1"{fields}}}"#)
+    };
+    let entries: Vec<_> = entries.iter().map(entry).collect();
     let entries = entries.join(",");
     let text = format!(r#"{{"primary_backends":[{entries}],"settings":{{{settings}}}}}"#);
     let config: Config = text.parse().unwrap();
@@ -241,6 +253,122 @@ async fn entries_without_an_id_are_all_listed() {
     );
 }
 
+/// The entries of the list that backends with these fields and answers make.
+async fn entries<const N: usize>(backends: [(&str, &str, Does); N]) -> String {
+    let fields = backends
+        .each_ref()
+        .map(|(name, fields, _)| (*name, *fields));
+    let service = Scripted::new(backends.map(|(name, _, does)| (name, does)));
+    let (_, stack) = stack_of(&fields, "", &service);
+    let response = stack.oneshot(get("/v1/models")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let list = text(response).await;
+    let entries = list.strip_prefix(r#"{"object":"list","data":["#).unwrap();
+    entries.strip_suffix("]}").unwrap().to_owned()
+}
+
+fn unlisted(id: &str, owner: &str) -> String {
+    format!(r#"{{"id":"{id}","object":"model","created":0,"owned_by":"{owner}"}}"#)
+}
+
+#[tokio::test]
+async fn a_backends_models_are_listed_where_it_is_a_candidate() {
+    let list = entries([
+        (
+            "rest",
+            "",
+            does(list(r#"{"id":"gpt-4o"},{"id":"llama"},{"n":1}"#)),
+        ),
+        (
+            "gpt",
+            r#","models":["gpt-*"]"#,
+            does(list(
+                r#"{"id":"gpt-4o","n":2},{"id":"other"},{"id":"gpt-5"}"#,
+            )),
+        ),
+        (
+            "exact",
+            r#","models":["gpt-5"]"#,
+            does(list(r#"{ "id" : "gpt-5" }"#)),
+        ),
+    ]);
+    assert_eq!(
+        list.await,
+        r#"{"id":"llama"},{"n":1},{"id":"gpt-4o","n":2},{ "id" : "gpt-5" }"#
+    );
+}
+
+#[tokio::test]
+async fn a_single_backend_with_patterns_lists_what_they_match() {
+    let entries = entries([(
+        "a",
+        r#","models":["gpt-*"]"#,
+        does(list(r#"{"id":"gpt-4o"},{"id":"llama"}"#)),
+    )]);
+    assert_eq!(entries.await, r#"{"id":"gpt-4o"}"#);
+}
+
+#[tokio::test]
+async fn aliases_rename_entries_and_no_other_byte() {
+    let entries = entries([
+        (
+            "a",
+            r#","models":{"fast":"gpt-4o-mini","quick \"\"":"gpt-4o-mini","a/*":"*"}"#,
+            does(list(
+                r#"{ "n": [1], "id" : "gpt-4o-mini", "x":"id" },{"id":"gpt\u002d4o"}"#,
+            )),
+        ),
+        (
+            "b",
+            r#","models":["fast","m"]"#,
+            does(list(r#"{"id":"fast","n":2},{"id":"m"}"#)),
+        ),
+    ]);
+    assert_eq!(
+        entries.await,
+        [
+            r#"{ "n": [1], "id" : "fast", "x":"id" }"#,
+            r#"{ "n": [1], "id" : "quick \"\"", "x":"id" }"#,
+            r#"{ "n": [1], "id" : "a/gpt-4o-mini", "x":"id" }"#,
+            r#"{"id":"a/gpt-4o"}"#,
+            r#"{"id":"m"}"#,
+        ]
+        .join(",")
+    );
+}
+
+#[tokio::test]
+async fn names_and_aliases_that_nobody_listed_are_at_the_end() {
+    let entries = entries([
+        (
+            "a",
+            r#","models":{"fast":"gpt-4o-mini","gpt-*":"","m":""}"#,
+            does(list(r#"{"id":"m"}"#)),
+        ),
+        ("b", r#","models":["n","fast"]"#, does(answer(500, ""))),
+        ("c", r#","models":["n","o"]"#, does(list(r#"{"id":"o"}"#))),
+    ]);
+    assert_eq!(
+        entries.await,
+        [
+            r#"{"id":"m"}"#,
+            r#"{"id":"o"}"#,
+            &unlisted("fast", "a"),
+            &unlisted("n", "b"),
+        ]
+        .join(",")
+    );
+}
+
+#[tokio::test]
+async fn if_all_fail_no_name_is_listed() {
+    let service = Scripted::new([("a", does(answer(500, "down")))]);
+    let (_, stack) = stack_of(&[("a", r#","models":["m"]"#)], "", &service);
+    let response = stack.oneshot(get("/v1/models")).await.unwrap();
+    assert_eq!(response.status(), 500);
+    assert_eq!(text(response).await, "down");
+}
+
 #[test]
 fn documents_that_are_no_lists() {
     for document in [
@@ -272,7 +400,7 @@ fn documents_that_are_no_lists() {
     let depth = 100_000;
     let deep = format!(r#"{{"data":[{}{}]}}"#, "[".repeat(depth), "]".repeat(depth));
     let mut merged = Merged::new();
-    merged.append(&list::data(&deep.clone().into()).unwrap());
+    merged.append(&list::data(&deep.clone().into()).unwrap(), None);
     assert_eq!(merged.finish(), deep.replace('{', r#"{"object":"list","#));
 }
 

@@ -123,13 +123,14 @@
 //! List a backend twice, under two names with the same URL, and put the status into `failover_on`:
 //! the second entry is the retry.
 
+mod candidates;
 mod future;
 mod select;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    fmt, slice,
+    fmt,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -140,7 +141,10 @@ use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
-use self::future::Reading;
+use self::{
+    candidates::{has_models, place, serving, taking_websockets},
+    future::Reading,
+};
 pub use self::{
     future::ResponseFuture,
     select::{Select, SelectFn, Selection, select_fn},
@@ -152,7 +156,7 @@ use crate::{
     endpoint::Matched,
     error::{BoxError, Error, Kind},
     header::{X_PROXY_BACKEND, is_websocket, preflighted_method},
-    model::{Place, is_json},
+    model::is_json,
     service::accessors,
 };
 
@@ -262,11 +266,14 @@ pub struct BackendRoute<S> {
 impl<S> BackendRoute<S> {
     accessors!();
 
-    /// The backends that serve a request, in the order of the configuration, where there are several
-    /// and the request doesn't select one by its name.
-    pub(crate) fn several<B>(&self, request: &Request<B>) -> Option<Vec<Backend>> {
+    /// The backends whose lists of models are merged for a request, in the order of the
+    /// configuration: those that serve it, unless there is one and no more to it, or the request
+    /// selects one by its name.
+    pub(crate) fn listing<B>(&self, request: &Request<B>) -> Option<Vec<Backend>> {
         match self.routes.plan(request) {
-            Ok(Plan::Select(backends)) if backends.len() > 1 => Some(backends),
+            Ok(Plan::Select(backends)) if backends.len() > 1 || has_models(&backends) => {
+                Some(backends)
+            }
             _ => None,
         }
     }
@@ -376,43 +383,45 @@ impl Routes {
         let is_upgrade = is_websocket(method, request.version(), headers);
         let preflighted = preflighted_method(method, headers);
         let method = preflighted.as_ref().unwrap_or(method);
-        let serves_path = |backend: &&Backend| backend.serves(method, path, is_upgrade);
-        let serves = |backend: &&Backend| {
-            serves_path(backend) && (!is_upgrade || backend.takes_websockets())
-        };
-        let unserved = |backends: &[Backend]| {
-            Error::new(if backends.iter().any(|backend| serves_path(&backend)) {
-                Kind::WebSocketUnsupported
-            } else {
-                Kind::NoCandidate
-            })
-        };
+        let serves = |backend: &&Backend| backend.serves(method, path, is_upgrade);
         let is_selectable = self.backends.iter().all(Backend::is_selectable);
         if let Some(name) = headers.get(X_PROXY_BACKEND).filter(|_| is_selectable) {
             let mut backends = self.backends.iter();
             let named = backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())
                 .ok_or_else(|| Error::new(Kind::UnknownBackend))?;
-            return if serves(&named) {
-                Ok(Plan::One(named.clone()))
-            } else {
-                Err(unserved(slice::from_ref(named)))
+            return match serves(&named) {
+                false => Err(Error::new(Kind::NoCandidate)),
+                true if is_upgrade && !named.takes_websockets() => {
+                    Err(Error::new(Kind::WebSocketUnsupported))
+                }
+                true => Ok(Plan::One(named.clone())),
             };
         }
-        let candidates = self.backends.iter().filter(serves);
-        let candidates: Vec<_> = match (&*self.backends, &self.selector) {
-            // Usual, and without a list.
-            ([only], None) if serves(&only) => return Ok(Plan::One(only.clone())),
-            _ => candidates.cloned().collect(),
+        let is_only = |backend: &Backend| {
+            self.selector.is_none() && backend.models().is_none() && !is_upgrade
         };
-        match (&*candidates, &self.selector) {
-            ([], _) => Err(unserved(&self.backends)),
-            ([only], None) => Ok(Plan::One(only.clone())),
+        let mut candidates: Vec<_> = match &*self.backends {
+            // Usual, and without a list.
+            [only] if is_only(only) && serves(&only) => return Ok(Plan::One(only.clone())),
+            backends => backends.iter().filter(serves).cloned().collect(),
+        };
+        if candidates.is_empty() {
+            return Err(Error::new(Kind::NoCandidate));
+        }
+        // The model comes first.
+        if is_upgrade && !has_models(&candidates) {
+            candidates = taking_websockets(candidates)?;
+        }
+        match &*candidates {
+            [only] if self.selector.is_none() && only.models().is_none() => {
+                Ok(Plan::One(only.clone()))
+            }
             _ => Ok(Plan::Select(candidates)),
         }
     }
 
-    /// How the body is read: scanned if deciding needs the model, or a candidate replaces it.
+    /// How the body is read: scanned if the model decides, or a candidate replaces it.
     fn scan(
         &self,
         candidates: &[Backend],
@@ -420,8 +429,9 @@ impl Routes {
         body: &RequestBody,
     ) -> Result<Scan, Error> {
         let is_overridden = |backend: &Backend| backend.model().is_some();
-        let place = Place::of(request, body);
+        let place = place(candidates, request, body);
         match &self.selector {
+            _ if has_models(candidates) => place.scan(&request.headers, true),
             Some(selector) if selector.needs_model() => place.scan(&request.headers, false),
             None if candidates.iter().all(is_overridden) => place.scan(&request.headers, true),
             _ if candidates.iter().any(is_overridden) => {
@@ -439,14 +449,23 @@ impl Routes {
         request: &Parts,
         body: &RequestBody,
     ) -> Result<Vec<Backend>, Error> {
-        let mut order = match &self.selector {
+        let decides = has_models(&candidates);
+        let selector = self.selector.as_ref();
+        let model = if decides || selector.is_some_and(|selector| selector.needs_model()) {
+            place(&candidates, request, body).model(request, body)?
+        } else {
+            None
+        };
+        let mut candidates = candidates;
+        if let Some(model) = model.as_deref().filter(|_| decides) {
+            candidates = serving(candidates, model)?;
+        }
+        if decides && is_websocket(&request.method, request.version, &request.headers) {
+            candidates = taking_websockets(candidates)?;
+        }
+        let mut order = match selector {
             None => candidates,
             Some(selector) => {
-                let model = if selector.needs_model() {
-                    Place::of(request, body).model(request, body)?
-                } else {
-                    None
-                };
                 let path = Matched::of(&request.extensions, &request.uri);
                 let path = path.map_or("", |matched| matched.path(&request.uri));
                 let model = model.as_deref();

@@ -124,7 +124,7 @@ impl<'a> Selection<'a> {
         self.model
     }
 
-    /// The backends that serve the path, in the order of the configuration.
+    /// The backends that serve the path and the model, in the order of the configuration.
     pub fn backends(&self) -> &'a [Backend] {
         self.backends
     }

@@ -92,6 +92,7 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             "name" => name = Some(field.string()?),
             "url" => url = Some(field.string()?),
             "model" => backend = backend.model(field.string()?),
+            "models" => backend = models(backend, &field)?,
             "timeout" => backend = backend.timeout(field.seconds(allowed::SECONDS)?),
             "api_key_env" | "api_key_file" if backend.api_key.is_some() => {
                 return Err(field.error("is one key too many; give it in one of the two"));
@@ -112,7 +113,7 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             "websocket" => backend = backend.websocket(field.boolean()?),
             _ => {
                 return Err(field.unknown(
-                    "`name`, `url`, `model`, `timeout`, `api_key_env`, `api_key_file`, \
+                    "`name`, `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, \
                      `api_key_field`, `headers`, `paths` and `websocket`",
                 ));
             }
@@ -144,6 +145,20 @@ fn header(
         (Some(("env", variable)), None) => Ok(backend.header_env(name, variable.string()?)),
         (Some(("file", path)), None) => Ok(backend.header_file(name, folder.join(path.string()?))),
         _ => Err(value.error(format!("must be {}", allowed::HEADER_SOURCE))),
+    }
+}
+
+fn models(backend: BackendConfig, field: &Field<'_>) -> Result<BackendConfig, ConfigError> {
+    match field.value {
+        Value::Object(_) => {
+            let names = field.members()?;
+            let names = names.map(|(pattern, name)| Ok((pattern, name.string()?)));
+            Ok(backend.model_names(names.collect::<Result<Vec<_>, _>>()?))
+        }
+        _ => {
+            let patterns = field.items(allowed::MODELS)?.map(|item| item.string());
+            Ok(backend.models(patterns.collect::<Result<Vec<_>, _>>()?))
+        }
     }
 }
 
