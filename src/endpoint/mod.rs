@@ -77,6 +77,8 @@ pub(crate) struct Mount {
     prefixes: Vec<Prefix>,
     /// The paths below the prefixes; `None` for chat completions.
     paths: Option<Arc<[PathPattern]>>,
+    /// Whole paths that are the application's in any case.
+    exceptions: Arc<[Box<str>]>,
 }
 
 #[derive(Clone)]
@@ -97,6 +99,7 @@ impl Default for Mount {
         Self {
             prefixes: vec![prefix(USUAL_PREFIX, false), prefix("", true)],
             paths: None,
+            exceptions: Arc::default(),
         }
     }
 }
@@ -120,7 +123,14 @@ impl Mount {
         self.paths = Some(paths.into_iter().collect());
     }
 
+    pub(crate) fn set_exceptions(&mut self, paths: impl IntoIterator<Item = Box<str>>) {
+        self.exceptions = paths.into_iter().collect();
+    }
+
     pub(crate) fn classify(&self, path: &str) -> PathMatch {
+        if self.exceptions.iter().any(|exception| **exception == *path) {
+            return PathMatch::Other;
+        }
         let matched = self.prefixes.iter().find(|prefix| {
             let below = path.strip_prefix(&*prefix.text);
             below.is_some_and(|below| self.is_endpoint(prefix, below))

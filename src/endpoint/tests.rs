@@ -270,6 +270,21 @@ fn resolve(path: &str) -> Option<String> {
     (!has_dots).then_some(decoded)
 }
 
+#[test]
+fn exceptions_are_whole_paths_that_stay_the_applications() {
+    let mut mount = Mount::default();
+    mount.set_prefixes(["/"]);
+    mount.set_paths(PathPattern::parse("*"));
+    mount.set_exceptions(["/livez".into(), "/chat/completions".into()]);
+    for path in ["/livez", "/chat/completions"] {
+        assert_eq!(mount.classify(path), PathMatch::Other, "{path}");
+    }
+    for path in ["/livez/", "/livezz", "/live", "/chat/completions/1"] {
+        let all = PathMatch::Endpoint(Matched { prefix: 0 });
+        assert_eq!(mount.classify(path), all, "{path}");
+    }
+}
+
 fn any_path() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         4 => Just("/chat/completions"),

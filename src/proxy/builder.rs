@@ -84,6 +84,23 @@ impl<F> Builder<F> {
         self.paths(["*"])
     }
 
+    /// Leaves these paths to the wrapped service, whatever the patterns say: whole paths, prefix
+    /// included. Default: none.
+    ///
+    /// ```
+    /// # use tower_openai_proxy::{Config, OpenAiProxyLayer};
+    /// let layer = OpenAiProxyLayer::builder(Config::default())
+    ///     .prefixes(["/"])
+    ///     .all_paths()
+    ///     .except(["/", "/metrics"])
+    ///     .build();
+    /// ```
+    pub fn except<P: Into<String>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        let paths = paths.into_iter().map(|path| path.into().into());
+        self.paths.set_exceptions(paths);
+        self
+    }
+
     /// Answers `GET` and `HEAD` at this path, such as `/health`, with the state of the backends:
     /// `{"status":"ok","version":"…","backends":[{"name":"LLM1","status":"up"}]}`. Default: none, so
     /// that an application's own stays its own.

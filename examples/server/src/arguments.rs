@@ -14,15 +14,20 @@ Usage: server [OPTIONS]
       --config PATH   the configuration; default: config.json where it exists,
                       else one backend, LLM1, at OpenAI
       --listen ADDR   where to listen; default: 127.0.0.1:8000, port 0 takes a free one
+      --check         read everything as at a start, say what is wrong with it, and exit:
+                      with status 0, silently, if all is right, else with status 2
       --demo          answer from an embedded mock of the OpenAI API: needs no key and no network
       --watch         reload the configuration when the file changes; SIGHUP always does
       --tls-cert PEM  serve HTTPS with this certificate, those of its issuers after it,
       --tls-key PEM   and this private key, without a passphrase; both are reloaded
                       with the configuration
       --workers N     worker threads, each with separate backend connections; default: one per core
+      --drain-delay SECONDS
+                      how long requests are still served as before after SIGTERM or SIGINT,
+                      while /readyz already says 503; default: 0
       --drain-timeout SECONDS
-                      how long requests in flight may take after SIGTERM or SIGINT;
-                      default: 30
+                      how long requests in flight may take after that; default: 30.
+                      A second signal ends the server at once
       --keep-alive SECONDS
                       how long a client's connection may be idle between requests;
                       default: 620
@@ -50,8 +55,10 @@ pub(crate) struct Arguments {
     pub(crate) source: Source,
     pub(crate) watch: bool,
     pub(crate) listen: SocketAddr,
+    pub(crate) check: bool,
     pub(crate) demo: bool,
     pub(crate) workers: NonZeroUsize,
+    pub(crate) drain_delay: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) keep_alive: Duration,
 }
@@ -66,9 +73,11 @@ impl Arguments {
                 demo_url: None,
             },
             watch: false,
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(620),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            check: false,
             demo: false,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         };
@@ -81,10 +90,14 @@ impl Arguments {
                     let allowed = "an IP address and a port, such as 127.0.0.1:8000";
                     arguments.listen = value(&mut parser, "--listen", allowed)?;
                 }
+                Arg::Long("check") => arguments.check = true,
                 Arg::Long("demo") => arguments.demo = true,
                 Arg::Long("watch") => arguments.watch = true,
                 Arg::Long("tls-cert") => certificate = Some(parser.value()?.into()),
                 Arg::Long("tls-key") => key = Some(parser.value()?.into()),
+                Arg::Long("drain-delay") => {
+                    arguments.drain_delay = seconds(&mut parser, "--drain-delay")?;
+                }
                 Arg::Long("drain-timeout") => {
                     arguments.drain_timeout = seconds(&mut parser, "--drain-timeout")?;
                 }

@@ -21,6 +21,7 @@ mod listen;
 mod log;
 mod notice;
 mod print;
+mod probes;
 mod reload;
 mod serve;
 mod socket;
@@ -46,7 +47,8 @@ use tower_openai_proxy::{Backend, OpenAiProxyLayer, observe::access_log};
 
 use self::{
     arguments::Arguments,
-    control::Signals,
+    control::{Ending, Signals},
+    probes::Readiness,
     reload::{Current, Watched},
     serve::Options,
     source::{Loaded, Source},
@@ -59,8 +61,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Runs the program: reads the command line, serves until it is told to end, and gives the exit status.
 ///
-/// 0 after a drain, 2 if the command line, a file or the address it names can't be used, 1 for
-/// anything else.
+/// 0 after a drain, 2 if the command line, a file or an address it names can't be used, 1 for
+/// anything else, such as a second signal to end.
 pub fn main() -> ExitCode {
     let prepared = match prepare() {
         Ok(Some(prepared)) => prepared,
@@ -93,7 +95,7 @@ struct Prepared {
     listeners: Vec<TcpListener>,
 }
 
-/// None where the command line asked a question, which has been answered.
+/// None where the command line only asked a question, which has been answered.
 fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
     let arguments = Arguments::parse().map_err(|error| format!("{error}\nTry --help."))?;
     let Some(arguments) = arguments else {
@@ -103,6 +105,9 @@ fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
     let watched = watched.filter(|_| arguments.watch).map(Path::to_owned);
     let watched = Watched::new(watched.collect());
     let loaded = arguments.source.load()?;
+    if arguments.check {
+        return Ok(None);
+    }
     let listeners = listen::bind(arguments.listen, arguments.workers)
         .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
     Ok(Some(Prepared {
@@ -129,6 +134,7 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
     let layer = OpenAiProxyLayer::builder(loaded.config)
         .prefixes(["/", "/v1"])
         .all_paths()
+        .except(probes::PATHS)
         .health("/health")
         .observer(access_log)
         .build();
@@ -140,6 +146,7 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         tls: current_tls,
         keep_alive: arguments.keep_alive,
         notices: watch::Sender::default(),
+        readiness: Readiness::default(),
     };
     for listener in listeners {
         let layer = layer.with_separate_pool();
@@ -158,13 +165,14 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         tls,
     };
     let reload = reload::start(source, current, watched)?;
-    runtime.block_on(control::run(
-        signals,
-        reload,
-        layer.handle(),
-        options.notices,
-        arguments.drain_timeout,
-    ));
+    let ending = Ending {
+        proxy: layer.handle(),
+        notices: options.notices,
+        readiness: options.readiness,
+        drain_delay: arguments.drain_delay,
+        drain_timeout: arguments.drain_timeout,
+    };
+    runtime.block_on(control::run(signals, reload, ending))?;
     Ok(())
 }
 

@@ -1,4 +1,6 @@
-use std::{convert::Infallible, io, net::TcpListener, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::ready, io, net::TcpListener, pin::pin, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,6 +18,7 @@ use crate::{
     connection::{self, Limits},
     descriptors,
     notice::Notice,
+    probes::Readiness,
 };
 
 /// How long accepting pauses when it fails, as it does where no file descriptor is left.
@@ -38,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) keep_alive: Duration,
     /// Tells the connections of all listeners.
     pub(crate) notices: watch::Sender<Notice>,
+    pub(crate) readiness: Readiness,
 }
 
 /// Serves one listener for ever. Until draining begins, it and each of its connections hold a
@@ -52,8 +56,13 @@ pub(crate) async fn accept(
     let mut listener = Listener::new(listener, &options)?;
     let tls = options.tls.as_ref();
     let proxy = layer.handle();
+    let readiness = options.readiness.clone();
     let service = layer.layer(service_fn(move |request| {
-        not_found(request, proxy.is_draining())
+        ready(Ok::<_, Infallible>(answer(
+            &request,
+            &readiness,
+            proxy.is_draining(),
+        )))
     }));
     {
         let draining = async { waiting.wait_for(|notice| notice.is_draining).await.is_ok() };
@@ -131,16 +140,20 @@ impl<'a> Listener<'a> {
     }
 }
 
-/// Answers what isn't the proxy's.
-async fn not_found<B>(
-    request: Request<B>,
+/// The answer to what isn't the proxy's.
+fn answer<B>(
+    request: &Request<B>,
+    readiness: &Readiness,
     is_draining: bool,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Response<Full<Bytes>> {
+    if let Some(response) = readiness.answer(request) {
+        return response;
+    }
     let error = if is_draining {
         Error::draining()
     } else {
         let path = request.uri().path();
         Error::not_found().with_message(format!("Nothing is served at `{path}`."))
     };
-    Ok(error.to_response())
+    error.to_response()
 }

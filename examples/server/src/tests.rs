@@ -29,6 +29,7 @@ use tower_openai_proxy::{BackendConfig, Config, OpenAiProxyLayer};
 
 use crate::{
     notice::Notice,
+    probes::Readiness,
     serve::{self, Options},
     tls,
 };
@@ -54,6 +55,7 @@ impl Server {
             tls,
             keep_alive,
             notices: notices.clone(),
+            readiness: Readiness::default(),
         };
         tokio::spawn(async move {
             let _no_reload = reload;
