@@ -1,28 +1,41 @@
 use std::{
     fmt,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::{runtime::Handle, time::timeout};
 
 use super::exchange::Exchange;
 use crate::error::Error;
 
+/// How long, and for how many bytes, the end of a response that was dropped behind `data: [DONE]` is
+/// awaited.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_END_BYTES: usize = 16 * 1024;
+
 /// A response's body as it comes from the backend.
 ///
 /// It owns the connection, or the stream of HTTP/2: dropping it cancels the request, and not polling
-/// it applies back-pressure. After a clean end the connection is kept for the next request.
+/// it applies back-pressure. After a clean end the connection is kept for the next request. That
+/// holds for an event stream that is dropped behind `data: [DONE]`, too, as OpenAI's Python SDK does:
+/// its end is awaited for at most 1 s and 16 KiB.
 pub struct ResponseBody {
     /// `None` at the end.
     exchange: Option<Box<Exchange>>,
+    /// Whether the last chunk ends with `data: [DONE]`.
+    is_done: bool,
 }
 
 impl ResponseBody {
     pub(super) fn new(exchange: Box<Exchange>) -> Self {
         let mut body = Self {
             exchange: Some(exchange),
+            is_done: false,
         };
         body.finish_at_end();
         body
@@ -30,13 +43,52 @@ impl ResponseBody {
 
     /// A body without any bytes.
     pub(super) fn empty() -> Self {
-        Self { exchange: None }
+        Self {
+            exchange: None,
+            is_done: false,
+        }
     }
 
     /// Acts on the end as soon as it is known, as bodies aren't polled after `is_end_stream`.
     fn finish_at_end(&mut self) {
         if let Some(exchange) = self.exchange.take_if(|exchange| exchange.is_end()) {
             exchange.finish();
+        }
+    }
+}
+
+/// Whether a chunk of an event stream ends with the event that ends OpenAI's streams.
+fn ends_with_done(chunk: &[u8]) -> bool {
+    let line = chunk.trim_ascii_end();
+    // Other events end with a brace.
+    line.last() == Some(&b']')
+        && (line.ends_with(b"data: [DONE]") || line.ends_with(b"data:[DONE]"))
+}
+
+/// Reads a response to its end, which is near, so that its connection is kept.
+async fn read_to_end(mut exchange: Box<Exchange>) {
+    let mut read = 0;
+    while let Some(Ok(frame)) = poll_fn(|cx| exchange.poll_frame(cx)).await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > MAX_END_BYTES {
+            return;
+        }
+    }
+    if exchange.is_end() {
+        exchange.finish();
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if !self.is_done {
+            return;
+        }
+        if let Some(exchange) = self.exchange.take()
+            && exchange.is_sole()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(END_TIMEOUT, read_to_end(exchange)));
         }
     }
 }
@@ -57,6 +109,9 @@ impl Body for ResponseBody {
             self.exchange = None;
         } else {
             self.finish_at_end();
+            if let Some(Ok(frame)) = &frame {
+                self.is_done = frame.data_ref().is_some_and(|data| ends_with_done(data));
+            }
         }
         Poll::Ready(frame)
     }

@@ -1231,6 +1231,40 @@ async fn a_client_that_closes_after_its_response_does_not_cost_the_backends_conn
     assert_eq!(record.connections(), 1);
 }
 
+/// A backend whose client left right behind `data: [DONE]`, as OpenAI's Python SDK does.
+async fn left_behind_done(backend: &Backend, server: &Server) -> Wire {
+    let (mut client, mut wire) = asking(backend, server).await;
+    wire.send(format!("{STREAM}{}", chunk("data: [DONE]\n\n")))
+        .await;
+    client.until("data: [DONE]\n\n\r\n").await;
+    client.stream.shutdown().await.unwrap();
+    client.closed().await;
+    wire
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_behind_done_does_not_cost_the_backends_connection() {
+    let (backend, server) = proxy().await;
+    let mut wire = left_behind_done(&backend, &server).await;
+    wire.send("0\r\n\r\n").await;
+
+    let mut client = Wire::connect(server.address).await;
+    client.send(post("{}")).await;
+    wire.request().await;
+    wire.send(response("200 OK", "{}")).await;
+    assert_eq!(client.response().await.body, b"{}");
+}
+
+#[tokio::test]
+async fn a_stream_that_goes_on_behind_done_is_read_for_1_s_and_16_kib_only() {
+    let (backend, server) = proxy().await;
+    let mut wire = left_behind_done(&backend, &server).await;
+    stream_until_closed(&mut wire).await;
+
+    let mut wire = left_behind_done(&backend, &server).await;
+    wire.closed().await;
+}
+
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let (backend, server) = proxy().await;

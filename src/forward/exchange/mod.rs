@@ -245,6 +245,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the connection carries nothing else, so that ending the exchange early closes it.
+    pub(super) fn is_sole(&self) -> bool {
+        matches!(self.protocol, Protocol::Http1(_))
+    }
+
     pub(super) fn size_hint(&self) -> SizeHint {
         match &self.protocol {
             Protocol::Http1(exchange) => exchange.size_hint(),
