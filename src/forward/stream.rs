@@ -116,6 +116,13 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // A write of nothing tells whether the connection was reset, if TLS doesn't swallow it.
+        if bytes.is_empty() {
+            return match self.socket().try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(0)),
+                written => Poll::Ready(written),
+            };
+        }
         delegate!(self, poll_write, cx, bytes)
     }
 

@@ -29,6 +29,9 @@ use crate::{
 /// How long one direction may go on when the other has ended.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often a side is probed from which nothing can be read, as the other side doesn't read.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Starts the task that serves a tunnel, once the client has its 101.
 pub(super) fn start(switched: Switched) -> Tunnel {
     let tunnel = Tunnel::default();
@@ -59,6 +62,7 @@ async fn serve(switched: Switched, tunnel: Tunnel) {
         idle_timeout,
         active_at: Instant::now(),
         half_closed_at: None,
+        probe_at: None,
         deadline: tunnel.deadline(),
         timer,
     };
@@ -88,6 +92,8 @@ struct Sides<C, B> {
     /// When something was last forwarded.
     active_at: Instant,
     half_closed_at: Option<Instant>,
+    /// While a direction is blocked.
+    probe_at: Option<Instant>,
     deadline: Option<Instant>,
     timer: Timer,
 }
@@ -118,8 +124,44 @@ where
         if self.up.chunks + self.down.chunks != chunks {
             self.active_at = Instant::now();
         }
-        let (deadline, cause) = self.end();
-        self.timer.poll(deadline, cx).map(|()| cause)
+        loop {
+            let (end, cause) = self.end();
+            let probe_at = self.next_probe();
+            let next = probe_at.map_or(end, |probe_at| end.min(probe_at));
+            ready!(self.timer.poll(next, cx));
+            if next == end {
+                return Poll::Ready(cause);
+            }
+            if let Some(cause) = self.probe(cx) {
+                return Poll::Ready(cause);
+            }
+            self.probe_at = None;
+        }
+    }
+
+    /// When to look for a reset that nothing tells of: a socket with unread bytes is always ready,
+    /// so its task isn't woken.
+    fn next_probe(&mut self) -> Option<Instant> {
+        let is_blocked = self.up.is_blocked() || self.down.is_blocked();
+        // A side that was shut down can't be probed, and isn't waited for much longer.
+        if is_blocked && self.half_closed_at.is_none() {
+            let next = || Instant::now() + PROBE_INTERVAL;
+            self.probe_at.get_or_insert_with(next);
+        } else {
+            self.probe_at = None;
+        }
+        self.probe_at
+    }
+
+    /// Probes the sides from which nothing can be read.
+    fn probe(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
+        if self.up.is_blocked() && is_reset(&mut self.client, cx) {
+            Some(Cause::ClientReset)
+        } else if self.down.is_blocked() && is_reset(&mut self.backend, cx) {
+            Some(Cause::BackendReset)
+        } else {
+            None
+        }
     }
 
     /// When the tunnel ends if nothing more happens, and why.
@@ -144,6 +186,11 @@ where
         let _ = Pin::new(&mut self.client).poll_shutdown(&mut cx);
         let _ = Pin::new(&mut self.backend).poll_shutdown(&mut cx);
     }
+}
+
+/// Whether a side's connection was reset: then even a write of nothing fails.
+fn is_reset<S: AsyncWrite + Unpin>(side: &mut S, cx: &mut Context<'_>) -> bool {
+    matches!(Pin::new(side).poll_write(cx, &[]), Poll::Ready(Err(_)))
 }
 
 /// What is forwarded from one side to the other.
@@ -183,6 +230,11 @@ impl Direction {
         }
     }
 
+    /// Whether the other side has to read before anything more is read from this one.
+    fn is_blocked(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Forwards what there is. Ready once the end has been forwarded, too.
     fn poll<R, W>(
         &mut self,
@@ -195,7 +247,7 @@ impl Direction {
         W: AsyncWrite + Unpin,
     {
         loop {
-            if !self.pending.is_empty() {
+            if self.is_blocked() {
                 let pending = std::mem::take(&mut self.pending);
                 let written = self.write(to, cx, &pending)?;
                 // All of it is freed with the last byte.

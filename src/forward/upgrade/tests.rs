@@ -1,7 +1,7 @@
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     task::{JoinHandle, yield_now},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::*;
@@ -25,6 +25,7 @@ fn tunnel(
             idle_timeout: IDLE_TIMEOUT,
             active_at: Instant::now(),
             half_closed_at: None,
+            probe_at: None,
             deadline,
             timer: Timer::default(),
         };
@@ -136,4 +137,18 @@ async fn a_side_that_is_gone_is_found_when_something_is_written_to_it() {
     assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     client.write_all(b"up").await.unwrap();
     assert_eq!(task.await.unwrap().cause, Cause::BackendReset);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_is_gone_is_found_while_the_other_does_not_read() {
+    let (_client, mut backend, task) = tunnel(1024, "", None);
+    let noise = [b'x'; 10_000];
+    // More than what the pipes and the tunnel itself take.
+    let sending = timeout(Duration::from_millis(1), backend.write_all(&noise));
+    assert!(sending.await.is_err());
+    assert!(!task.is_finished());
+    let start = Instant::now();
+    drop(backend);
+    assert_eq!(task.await.unwrap().cause, Cause::BackendReset);
+    assert!(start.elapsed() <= PROBE_INTERVAL);
 }

@@ -86,6 +86,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // By a write of nothing a tunnel asks whether the connection was reset. TLS would swallow it.
+        if bytes.is_empty() {
+            return Pin::new(&mut self.socket).poll_write(cx, bytes);
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
