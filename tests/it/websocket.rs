@@ -64,7 +64,7 @@ async fn ask(backend: &Backend, server: &Server, handshake: &str) -> (String, Wi
 async fn open(backend: &Backend, server: &Server) -> (Wire, Wire) {
     let (_, mut client, mut wire) = ask(backend, server, &handshake("/v1/realtime", "")).await;
     wire.send(SWITCH).await;
-    assert_eq!(without_date(&client.head().await), SWITCH);
+    assert_eq!(client.head().await, SWITCH);
     (client, wire)
 }
 
@@ -121,7 +121,7 @@ async fn the_handshake_arrives_as_it_was_sent() {
          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nkeep-alive: 3\r\n\
          upgrade: WebSocket\r\nset-cookie: a\r\nset-cookie: b\r\n\r\n";
     wire.send(switch).await;
-    assert_eq!(without_date(&client.head().await), switch);
+    assert_eq!(client.head().await, switch);
     is_open(&mut client, &mut wire).await;
 }
 
@@ -134,7 +134,7 @@ async fn what_is_sent_early_is_not_lost() {
     client.send("second ").await;
     assert!(wire.is_silent().await);
     wire.send(format!("{SWITCH}right behind it")).await;
-    assert_eq!(without_date(&client.head().await), SWITCH);
+    assert_eq!(client.head().await, SWITCH);
     assert_eq!(client.until("it").await, "right behind it");
     client.send("third").await;
     assert_eq!(wire.until("third").await, "first second third");
@@ -312,7 +312,7 @@ async fn until_the_101_it_fails_over_like_any_other_request() {
     let mut wire = second.accept().await;
     wire.head().await;
     wire.send(SWITCH).await;
-    assert_eq!(without_date(&client.head().await), SWITCH);
+    assert_eq!(client.head().await, SWITCH);
     is_open(&mut client, &mut wire).await;
 
     // By name, on the idle connection.
@@ -321,7 +321,7 @@ async fn until_the_101_it_fails_over_like_any_other_request() {
     client.send(by_name).await;
     assert!(!refusing.head().await.contains("x-proxy-backend"));
     refusing.send(SWITCH).await;
-    assert_eq!(without_date(&client.head().await), SWITCH);
+    assert_eq!(client.head().await, SWITCH);
     is_open(&mut client, &mut refusing).await;
 }
 
@@ -454,6 +454,31 @@ async fn a_reset_of_one_side_resets_the_other() {
 }
 
 #[tokio::test]
+async fn a_reset_of_one_side_is_noticed_while_the_other_does_not_read() {
+    let (backend, server) = proxy().await;
+    let bytes = noise(32 << 20);
+    let (client, mut wire) = open(&backend, &server).await;
+    write_until_stopped(&mut wire.stream, &bytes).await;
+    wire.reset();
+    // Only then is anything read.
+    server.logged("end=\"backend broke off\"").await;
+    is_reset_at_last(client).await;
+
+    let (mut client, wire) = open(&backend, &server).await;
+    write_until_stopped(&mut client.stream, &bytes).await;
+    client.reset();
+    server.logged("end=\"client left\"").await;
+    is_reset_at_last(wire).await;
+}
+
+/// Reads what was sent before the reset.
+async fn is_reset_at_last(mut wire: Wire) {
+    let mut read = Vec::new();
+    let end = soon("the end", wire.stream.read_to_end(&mut read)).await;
+    is_reset(end);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_before_the_101_ends_the_request() {
     let (backend, server) = proxy().await;
     let (_, client, mut wire) = ask(&backend, &server, &handshake("/v1/realtime", "")).await;
@@ -558,6 +583,44 @@ async fn a_drain_waits_for_tunnels() {
     drop((client, wire));
     assert_eq!(soon("the end", server.ended()).await, Some(0));
     assert!(server.log().contains("status=101"));
+}
+
+/// Sends a handshake to which the backend gives this answer only once the server drains.
+#[cfg(unix)]
+async fn answered_while_draining(answer: &str) -> (Server, Wire, Wire) {
+    let (backend, server) = proxy().await;
+    let handshake = handshake("/v1/realtime", "");
+    let (_, client, mut wire) = ask(&backend, &server, &handshake).await;
+    server.signal("TERM");
+    server.logged("draining").await;
+    wire.send(answer).await;
+    (server, client, wire)
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_drain_leaves_a_101_as_it_is() {
+    let (mut server, mut client, mut wire) = answered_while_draining(SWITCH).await;
+    assert_eq!(client.head().await, SWITCH);
+    is_open(&mut client, &mut wire).await;
+    drop((client, wire));
+    assert_eq!(soon("the end", server.ended()).await, Some(0));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_drain_ends_a_connection_without_a_101() {
+    let answer = "HTTP/1.1 426 Upgrade Required\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         content-length: 0\r\n\r\n";
+    let (mut server, mut client, _wire) = answered_while_draining(answer).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+    assert!(
+        head.contains("\r\nconnection: upgrade, close\r\n"),
+        "{head}"
+    );
+    client.closed().await;
+    assert_eq!(soon("the end", server.ended()).await, Some(0));
 }
 
 #[cfg(unix)]

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tower::BoxError;
 
-use super::{Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, deadline, linger::Linger};
+use super::{Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, date, deadline, linger::Linger};
 use crate::socket::Socket;
 
 /// Serves a connection of HTTP/1.1 or 1.0 over this stream.
@@ -53,8 +53,10 @@ where
             if is_http_1_0 {
                 activity.0.is_http_1_0.store(true, Relaxed);
             }
-            if let Some(upgrade) = request.extensions().get::<OnUpgrade>() {
-                *activity.upgrade() = Some(upgrade.clone());
+            let upgrade = request.extensions().get::<OnUpgrade>();
+            let is_upgrade = upgrade.is_some();
+            if let Some(upgrade) = upgrade {
+                activity.asked(upgrade);
             }
             // RFC 9112, section 3.2.
             let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -62,12 +64,18 @@ where
             let answer = (has_host && hosts.next().is_none()).then(|| answer(request));
             let activity = activity.clone();
             async move {
-                let response = match answer {
+                let mut response = match answer {
                     Some(answer) => answer.await?.map(Either::Left),
                     None => not_one_host().map(Either::Right),
                 };
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     activity.switched();
+                } else {
+                    let headers = response.headers_mut();
+                    date::add_to(headers);
+                    if is_upgrade && activity.refused() {
+                        headers.append(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
                 }
                 deadline::begin(&response);
                 Ok::<_, Infallible>(response)
@@ -81,6 +89,8 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(MAX_HEAD_BYTES as usize)
         .keep_alive(limits.notices.is_some())
+        // It would be added to a 101, too, which is the backend's.
+        .auto_date_header(false)
         .serve_connection(stream, service)
         .with_upgrades();
     Http1 {
@@ -128,7 +138,7 @@ where
             ready!(Pin::new(&mut self.connection).poll(cx))?;
             // Asked for an upgrade, hyper leaves the end of the connection to who gets it, even if
             // the response was no 101.
-            let unused = self.activity.upgrade().take();
+            let unused = self.activity.upgrade().handle.take();
             let Some(mut unused) = unused else {
                 return Poll::Ready(Ok(()));
             };
@@ -144,7 +154,10 @@ where
     }
 
     fn shut_down(&mut self) {
-        Pin::new(&mut self.connection).graceful_shutdown();
+        // hyper would add `Connection: close` to a 101, too.
+        if !self.activity.defer_shutdown() {
+            Pin::new(&mut self.connection).graceful_shutdown();
+        }
     }
 
     fn idle_since(&self) -> Option<Instant> {
@@ -173,8 +186,17 @@ struct State {
     is_closing: AtomicBool,
     /// A 101 was sent.
     is_tunnel: AtomicBool,
+    upgrade: Mutex<Upgrade>,
+}
+
+#[derive(Default)]
+struct Upgrade {
     /// Of the last request that asked for one.
-    upgrade: Mutex<Option<OnUpgrade>>,
+    handle: Option<OnUpgrade>,
+    /// That request has no answer yet.
+    is_unanswered: bool,
+    /// The connection is to end behind that answer, unless it is a 101.
+    is_shut_down: bool,
 }
 
 #[derive(Default)]
@@ -215,10 +237,31 @@ impl Activity {
         self.0.is_http_1_0.load(Relaxed)
     }
 
+    /// A request asks for an upgrade.
+    fn asked(&self, upgrade: &OnUpgrade) {
+        let mut state = self.upgrade();
+        state.handle = Some(upgrade.clone());
+        state.is_unanswered = true;
+    }
+
     /// A 101 is sent: what follows, and its end, is the tunnel's matter.
     pub(super) fn switched(&self) {
         self.0.is_tunnel.store(true, Relaxed);
-        *self.upgrade() = None;
+        *self.upgrade() = Upgrade::default();
+    }
+
+    /// Another answer than a 101 is sent. Tells whether the connection is to end behind it.
+    fn refused(&self) -> bool {
+        let mut state = self.upgrade();
+        state.is_unanswered = false;
+        state.is_shut_down
+    }
+
+    /// Whether the answer to a request for an upgrade decides how the connection ends.
+    fn defer_shutdown(&self) -> bool {
+        let mut state = self.upgrade();
+        state.is_shut_down = state.is_unanswered;
+        state.is_shut_down
     }
 
     /// Whether the connection has switched protocols.
@@ -226,7 +269,7 @@ impl Activity {
         self.0.is_tunnel.load(Relaxed)
     }
 
-    fn upgrade(&self) -> MutexGuard<'_, Option<OnUpgrade>> {
+    fn upgrade(&self) -> MutexGuard<'_, Upgrade> {
         self.0
             .upgrade
             .lock()
