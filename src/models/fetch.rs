@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     body::{Read, ResponseBody},
-    list,
+    list::Entries,
 };
 use crate::{
     backend::Backend,
@@ -85,8 +85,8 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    /// The array of the list's entries.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Box<Unusable<B>>>> {
+    /// The list's entries.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Entries, Box<Unusable<B>>>> {
         if let Poll::Ready(result) = self.poll_list(cx) {
             return Poll::Ready(result);
         }
@@ -98,7 +98,7 @@ where
         Poll::Ready(Err(error.into()))
     }
 
-    fn poll_list(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Box<Unusable<B>>>> {
+    fn poll_list(&mut self, cx: &mut Context<'_>) -> Poll<Result<Entries, Box<Unusable<B>>>> {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Done) {
                 State::Head(mut response) => {
@@ -176,12 +176,12 @@ where
         self.read.len() as u64 > MAX_BYTES
     }
 
-    fn into_list(mut self) -> Result<Bytes, Box<Unusable<B>>> {
+    fn into_list(mut self) -> Result<Entries, Box<Unusable<B>>> {
         if self.is_too_large() {
             return Err(self.unusable(Cause::TooLarge));
         }
         let answer = self.read.split().freeze();
-        list::data(&answer).ok_or_else(|| {
+        Entries::of(&answer).ok_or_else(|| {
             self.read = answer.into();
             self.unusable(Cause::NotAList)
         })

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::{
     alias,
     body::ResponseBody,
     fetch::{Fetch, Unusable},
-    list::Merged,
+    list::{Entries, Merged},
 };
 use crate::{
     backend::Backend,
@@ -45,13 +45,16 @@ struct Merging<F, B> {
     answers: Vec<Answer<F, B>>,
     /// That of the first backend, if it isn't a list.
     first: Option<Result<Response<ResponseBody<B>>, Error>>,
+    /// `None` until all are there, and where there is no list.
+    merged: Option<Merged>,
     is_head: bool,
 }
 
 enum Answer<F, B> {
     Pending(Fetch<F, B>),
-    List(Bytes),
-    LeftOut,
+    List(Entries),
+    /// In the merged list, or left out of it.
+    Done,
 }
 
 impl<F, B> ResponseFuture<F, B> {
@@ -72,6 +75,7 @@ impl<F, B> ResponseFuture<F, B> {
             backends,
             answers,
             first: None,
+            merged: None,
             is_head,
         };
         Self {
@@ -105,6 +109,20 @@ where
     B::Error: Into<BoxError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<ResponseBody<B>>, Error>> {
+        ready!(self.poll_answers(cx));
+        ready!(self.poll_merge(cx));
+        let mut response = match self.merged.take() {
+            Some(merged) => Ok(response(merged.finish())),
+            None => self.first.take().expect("not polled after the end"),
+        };
+        if self.is_head {
+            response = response.map(|response| response.map(|_| Bytes::new().into()));
+        }
+        Poll::Ready(response)
+    }
+
+    /// Ready when all answers are there.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut is_pending = false;
         for (index, answer) in self.answers.iter_mut().enumerate() {
             let Answer::Pending(fetch) = answer else {
@@ -123,62 +141,54 @@ where
                     if index == 0 {
                         self.first = Some(answer);
                     }
-                    Answer::LeftOut
+                    Answer::Done
                 }
             };
         }
         if is_pending {
-            return Poll::Pending;
+            Poll::Pending
+        } else {
+            Poll::Ready(())
         }
-        let response = match self.merge() {
-            Some(list) => Ok(list),
-            None => self.first.take().expect("not polled after the end"),
-        };
-        Poll::Ready(response.map(|response| {
-            if self.is_head {
-                response.map(|_| Bytes::new().into())
-            } else {
-                response
-            }
-        }))
     }
 
-    /// One list of all; `None` where there is none.
-    fn merge(&self) -> Option<Response<ResponseBody<B>>> {
-        let lists = self.backends.iter().zip(&self.answers);
-        let mut merged = None;
-        let has_models = self.backends.iter().any(|it| it.models().is_some());
-        for (backend, answer) in lists {
-            let Answer::List(list) = answer else {
+    /// Makes one list of all.
+    fn poll_merge(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let backends = &self.backends;
+        let has_models = backends.iter().any(|it| it.models().is_some());
+        for (backend, answer) in backends.iter().zip(&mut self.answers) {
+            let Answer::List(entries) = answer else {
                 continue;
             };
-            let merged = merged.get_or_insert_with(Merged::new);
-            if has_models {
-                merged.append(
-                    list,
-                    Some(&|name| alias::ids(name, backend, &self.backends)),
-                );
-            } else {
-                merged.append(list, None);
+            let merged = self.merged.get_or_insert_with(Merged::new);
+            let ids = |name: &str| alias::ids(name, backend, backends);
+            if !merged.append(entries, has_models.then_some(&ids)) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            *answer = Answer::Done;
+        }
+        if let Some(merged) = &mut self.merged {
+            for backend in backends {
+                for name in backend.models().into_iter().flat_map(ModelMap::names) {
+                    merged.add(name, backend.name());
+                }
             }
         }
-        let mut merged = merged?;
-        for backend in &self.backends {
-            for name in backend.models().into_iter().flat_map(ModelMap::names) {
-                merged.add(name, backend.name());
-            }
-        }
-        let list = merged.finish();
-        let length = list.len().into();
-        let mut response = Response::new(ResponseBody::from(list));
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        headers.insert(header::CONTENT_LENGTH, length);
-        Some(response)
+        Poll::Ready(())
     }
+}
+
+fn response<B>(list: Bytes) -> Response<ResponseBody<B>> {
+    let length = list.len().into();
+    let mut response = Response::new(ResponseBody::from(list));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(header::CONTENT_LENGTH, length);
+    response
 }
 
 impl<F, B> fmt::Debug for ResponseFuture<F, B> {

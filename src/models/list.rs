@@ -3,16 +3,40 @@
 use std::{collections::HashSet, fmt};
 
 use bytes::Bytes;
-use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::{Deserializer, value::RawValue};
 
 use crate::json;
 
-/// The `data` of a list, which is an array; `None` where a document is no list.
-pub(super) fn data(document: &Bytes) -> Option<Bytes> {
-    let data = field(document, "data")?.get();
-    data.starts_with('[')
-        .then(|| document.slice_ref(data.as_bytes()))
+/// The entries of a list, from the first that hasn't been taken yet.
+pub(super) struct Entries {
+    /// An array, validated as part of its document.
+    array: Bytes,
+    /// Where its `[` is, or the comma behind the last entry taken.
+    at: usize,
+}
+
+impl Entries {
+    /// The `data` of a list; `None` where a document is no list.
+    pub(super) fn of(document: &Bytes) -> Option<Self> {
+        let data = field(document, "data")?.get();
+        data.starts_with('[').then(|| Self {
+            array: document.slice_ref(data.as_bytes()),
+            at: 0,
+        })
+    }
+
+    /// The next entry as it is written.
+    fn next(&mut self) -> Option<&RawValue> {
+        let rest = self.array.get(self.at + 1..)?;
+        let mut values = Deserializer::from_slice(rest).into_iter();
+        // `]` is no value.
+        let entry = values.next()?.ok()?;
+        let behind = &rest[values.byte_offset()..];
+        let is_end = |byte: &u8| matches!(byte, b',' | b']');
+        self.at += 1 + values.byte_offset() + behind.iter().position(is_end)?;
+        Some(entry)
+    }
 }
 
 /// The ids under which the model that a backend calls by this name is listed.
@@ -27,6 +51,9 @@ pub(super) struct Merged {
 impl Merged {
     const START: &[u8] = br#"{"object":"list","data":["#;
 
+    /// The most bytes of a list that are appended at a time, but for the last entry.
+    const STEP: usize = 16 * 1024;
+
     pub(super) fn new() -> Self {
         Self {
             json: Self::START.into(),
@@ -34,12 +61,20 @@ impl Merged {
         }
     }
 
-    /// Appends the entries of [`data`] as they are written there, under other ids where there are
-    /// any. Each `id` is in the list once: an entry with one that is there already is left out.
-    pub(super) fn append(&mut self, array: &[u8], ids: Option<Ids<'_>>) {
-        let entries = Entries { merged: self, ids };
-        // It can't fail: the array was validated as part of its document.
-        let _: Result<(), _> = Deserializer::from_slice(array).deserialize_seq(entries);
+    /// Appends entries as they are written, under other ids where there are any. Each `id` is in the
+    /// list once: an entry with one that is there already is left out.
+    ///
+    /// Tells whether these were all: a large list is appended in several calls, as other tasks would
+    /// wait for as long.
+    pub(super) fn append(&mut self, entries: &mut Entries, ids: Option<Ids<'_>>) -> bool {
+        let end = entries.at + Self::STEP;
+        while entries.at < end {
+            let Some(entry) = entries.next() else {
+                return true;
+            };
+            self.entry(entry.get(), ids);
+        }
+        false
     }
 
     /// Appends an entry for a model that no list has.
@@ -85,27 +120,6 @@ impl Merged {
     pub(super) fn finish(mut self) -> Bytes {
         self.json.extend_from_slice(b"]}");
         self.json.into()
-    }
-}
-
-/// The entries of an array on their way into a list.
-struct Entries<'a> {
-    merged: &'a mut Merged,
-    ids: Option<Ids<'a>>,
-}
-
-impl<'de> Visitor<'de> for Entries<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        while let Some(entry) = entries.next_element::<&RawValue>()? {
-            self.merged.entry(entry.get(), self.ids);
-        }
-        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    future::poll_fn,
     pin::{Pin, pin},
     sync::{Arc, Mutex},
     time::Duration,
@@ -11,7 +12,11 @@ use http_body_util::{BodyExt, Channel, Full, channel::Sender, combinators::Unsyn
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
-use super::{list::Merged, *};
+use super::{
+    body::Read,
+    list::{Entries, Merged},
+    *,
+};
 use crate::{
     backend::Backend,
     error::Kind,
@@ -387,21 +392,47 @@ fn documents_that_are_no_lists() {
         r#"{"error":{"data":[]}}"#,
         "data: [DONE]\n\n",
     ] {
-        assert_eq!(list::data(&document.into()), None, "{document}");
+        assert!(Entries::of(&document.into()).is_none(), "{document}");
     }
     let not_utf8 = Bytes::from_static(b"{\"data\":[{\"id\":\"\xff\"}]}");
-    assert_eq!(list::data(&not_utf8), None);
-    // A name may be a lone surrogate.
-    let surrogate = Bytes::from_static(br#"{"\ud83d":0,"d\u0061ta":[2]}"#);
-    assert_eq!(list::data(&surrogate).as_deref(), Some(&b"[2]"[..]));
-    let last = Bytes::from_static(br#"{"data":null,"data" : [1] }"#);
-    assert_eq!(list::data(&last).as_deref(), Some(&b"[1]"[..]));
+    assert!(Entries::of(&not_utf8).is_none());
     // No depth is too deep.
     let depth = 100_000;
-    let deep = format!(r#"{{"data":[{}{}]}}"#, "[".repeat(depth), "]".repeat(depth));
-    let mut merged = Merged::new();
-    merged.append(&list::data(&deep.clone().into()).unwrap(), None);
-    assert_eq!(merged.finish(), deep.replace('{', r#"{"object":"list","#));
+    let deep = "[".repeat(depth) + &"]".repeat(depth);
+    for (document, expected) in [
+        // A name may be a lone surrogate.
+        (r#"{"\ud83d":0,"d\u0061ta":[2]}"#, "2"),
+        (r#"{"data":null,"data" : [1] }"#, "1"),
+        ("{\"data\":[ 1\t,\n\"]\" ,null,{ }\r]}", "1,\"]\",null,{ }"),
+        (r#"{"data":[ ]}"#, ""),
+        (&format!(r#"{{"data":[{deep}]}}"#), &deep),
+    ] {
+        let mut entries = Entries::of(&document.to_owned().into()).unwrap();
+        let mut merged = Merged::new();
+        while !merged.append(&mut entries, None) {}
+        let expected = format!(r#"{{"object":"list","data":[{expected}]}}"#);
+        assert!(merged.finish() == expected, "{expected}");
+    }
+}
+
+#[tokio::test]
+async fn large_lists_do_not_keep_other_tasks_waiting() {
+    let ids = |letter| (0..50_000).map(move |number| format!(r#"{{"id":"{letter}{number}"}}"#));
+    let [first, second]: [Vec<_>; 2] = ["a", "b"].map(|letter| ids(letter).collect());
+    let (first, second) = (first.join(","), second.join(" , "));
+    let expected = [&*first, &second.replace(" , ", ",")].join(",");
+    let service = Scripted::new([("a", does(list(&first))), ("b", does(list(&second)))]);
+    let (_, stack) = stack(&["a", "b"], "", &service);
+    let mut response = pin!(stack.oneshot(get("/v1/models")));
+    let mut polls = 0;
+    let response = poll_fn(|cx| {
+        polls += 1;
+        response.as_mut().poll(cx)
+    });
+    let merged = text(response.await.unwrap()).await;
+    assert!(merged == format!(r#"{{"object":"list","data":[{expected}]}}"#));
+    // At most 16 KiB at a time.
+    assert!(polls > expected.len() / (16 * 1024), "{polls}");
 }
 
 // What backends are asked.
@@ -831,7 +862,7 @@ async fn a_forwarded_body_stays_what_it_is() {
 #[test]
 fn a_body_that_was_read_in_part_counts_both() {
     let hint = |rest: Option<Full<Bytes>>| {
-        let body = ResponseBody::read(super::body::Read {
+        let body = ResponseBody::read(Read {
             bytes: "abc".into(),
             trailers: None,
             rest: rest.map(Box::pin),
@@ -842,6 +873,20 @@ fn a_body_that_was_read_in_part_counts_both() {
     assert_eq!(exact(hint(Some(Full::from("de")))), (Some(5), false));
     assert_eq!(exact(hint(Some(Full::default()))), (Some(3), false));
     assert_eq!(exact(hint(None)), (Some(3), false));
+}
+
+#[tokio::test]
+async fn a_body_that_was_read_ends_behind_its_trailers() {
+    let trailers = HeaderMap::from_iter([(header::ETAG, "\"e\"".parse().unwrap())]);
+    let mut body = ResponseBody::<Full<Bytes>>::read(Read {
+        bytes: Bytes::new(),
+        trailers: Some(trailers.clone()),
+        rest: None,
+    });
+    assert!(!body.is_end_stream());
+    let frame = body.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_trailers().unwrap(), trailers);
+    assert!(body.is_end_stream());
 }
 
 #[test]
