@@ -1,4 +1,4 @@
-// OpenAI's SDK for Node at `/realtime`, with a scripted backend. Started by `run`.
+// OpenAI's SDK for Node at `/realtime`, with a scripted backend and with the demo. Started by `run`.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -199,3 +199,24 @@ for (const [name, authorization, protocols, config] of [
     assert.equal(realtime.socket.protocol, 'realtime');
   });
 }
+
+realtimeTest('the conversation of the demo', async (t) => {
+  const client = new OpenAI({ maxRetries: 0 });
+  const port = new URL(client.baseURL).port;
+  const options = { createConnection: () => connect(port, '127.0.0.1') };
+  const realtime = new OpenAIRealtimeWS({ model, options }, client);
+  t.after(() => realtime.socket.terminate());
+  const created = await realtime.emitted('session.created');
+  assert.equal(created.session.model, model);
+  let text = '';
+  realtime.on('response.output_text.delta', ({ delta }) => (text += delta));
+  const done = realtime.emitted('response.done');
+  const content = [{ type: 'input_text', text: 'What is a tunnel?' }];
+  const item = { type: 'message', role: 'user', content };
+  realtime.send({ type: 'conversation.item.create', item });
+  realtime.send({ type: 'response.create' });
+  const { response } = await done;
+  assert.equal(response.status, 'completed');
+  assert.equal(response.output[0].content[0].text, text);
+  assert.match(text, /“What is a tunnel\?”/);
+});

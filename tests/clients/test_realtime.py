@@ -1,4 +1,4 @@
-"""OpenAI's SDK for Python at `/realtime`, with a scripted backend. Started by `run`."""
+"""OpenAI's SDK for Python at `/realtime`, with a scripted backend and with the demo. Started by `run`."""
 
 import asyncio
 import base64
@@ -188,6 +188,39 @@ class Realtime(unittest.IsolatedAsyncioTestCase):
             self.assertNotIn("Proxy-Status", answer.headers)
             self.assertEqual(answer.body, REFUSAL)
             self.assertEqual(len(it.handshakes), 1)
+
+
+class Demo(unittest.IsolatedAsyncioTestCase):
+    """The demo's conversation."""
+
+    async def test_conversation(self):
+        client = openai.AsyncOpenAI(max_retries=0)
+        async with asyncio.timeout(20), client, client.realtime.connect(model=MODEL) as connection:
+            self.assertEqual((await connection.recv()).type, "session.created")
+            await connection.session.update(
+                session={"type": "realtime", "output_modalities": ["text"]}
+            )
+            self.assertEqual((await connection.recv()).session.model, MODEL)
+            await connection.conversation.item.create(
+                item={
+                    "type": "message",
+                    "role": "user",
+                    "content": [{"type": "input_text", "text": "What is a tunnel?"}],
+                }
+            )
+            await connection.response.create()
+            deltas = []
+            async for event in connection:
+                if event.type == "response.output_text.delta":
+                    deltas.append(event.delta)
+                elif event.type == "response.done":
+                    break
+            [item] = event.response.output
+            self.assertEqual(item.content[0].text, "".join(deltas))
+            self.assertIn("“What is a tunnel?”", item.content[0].text)
+            self.assertGreater(len(deltas), 10)
+            self.assertEqual(event.response.status, "completed")
+            self.assertEqual(event.response.usage.output_tokens, len(deltas))
 
 
 if __name__ == "__main__":

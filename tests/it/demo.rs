@@ -1,10 +1,13 @@
 //! `--demo`: the embedded mock of the API. How OpenAI's SDKs read it is tested in `clients`.
 
+use std::{net::TcpStream, time::Duration};
+
 use serde_json::{Value, json};
+use tungstenite::{Message as Frame, WebSocket};
 
 #[cfg(target_os = "linux")]
 use crate::support::usage;
-use crate::support::{Message, Server, Wire, find, nobody, post, post_with};
+use crate::support::{Message, PATIENCE, Server, Wire, find, nobody, post, post_with};
 
 /// A question to this model, with further fields.
 fn question(model: &str, more: Value) -> String {
@@ -630,4 +633,235 @@ async fn it_stands_in_for_every_backend_that_has_a_url() {
         ask(&server, request).await.error_code(),
         "destination_not_found"
     );
+}
+
+// `/realtime`.
+
+/// Opens a WebSocket through the proxy.
+fn open_realtime(server: &Server, model: &str) -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect(server.address).expect("a listener");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let request = http::Request::get(format!("ws://proxy.test/v1/realtime?model={model}"))
+        .header("host", "proxy.test")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header(
+            "sec-websocket-protocol",
+            "realtime, openai-insecure-api-key.sk-test",
+        );
+    let request = request.body(()).expect("a request");
+    let (socket, response) = tungstenite::client(request, stream).expect("a handshake");
+    assert_eq!(response.headers()["sec-websocket-protocol"], "realtime");
+    assert!(response.headers().contains_key("x-request-id"));
+    socket
+}
+
+fn send(socket: &mut WebSocket<TcpStream>, event: &Value) {
+    socket.send(Frame::text(event.to_string())).expect("open");
+}
+
+/// The next event, which must be of this type.
+fn next(socket: &mut WebSocket<TcpStream>, expected: &str) -> Value {
+    let frame = socket.read().expect("an event");
+    let event: Value = serde_json::from_str(frame.to_text().expect("text")).expect("JSON");
+    assert_eq!(event["type"], expected, "{event}");
+    assert!(event["event_id"].is_string(), "{event}");
+    event
+}
+
+/// Runs what blocks beside the server.
+async fn blocking(run: impl FnOnce() + Send + 'static) {
+    let run = tokio::task::spawn_blocking(run);
+    crate::support::soon("the end", run)
+        .await
+        .expect("no panic");
+}
+
+#[tokio::test]
+async fn realtime_answers_in_text() {
+    let server = Server::demo(&[]);
+    blocking(move || {
+        let mut socket = open_realtime(&server, "gpt-realtime");
+        let created = next(&mut socket, "session.created");
+        let shape = json!({
+            "session": {
+                "type": "realtime",
+                "object": "realtime.session",
+                "id": "",
+                "model": "gpt-realtime",
+                "output_modalities": ["text"],
+            },
+        });
+        assert_shape(&created, &shape, "event");
+
+        let settings = json!({ "instructions": "Be brief.", "model": "other", "more": 1 });
+        let update = json!({ "type": "session.update", "session": settings });
+        send(&mut socket, &update);
+        let session = &next(&mut socket, "session.updated")["session"];
+        assert_eq!(session["instructions"], "Be brief.");
+        assert_eq!(session["model"], "gpt-realtime");
+        assert_eq!(session["more"], Value::Null);
+
+        let item = json!({
+            "type": "message",
+            "role": "user",
+            "content": [{ "type": "input_text", "text": "What is a tunnel?" }],
+        });
+        let create = json!({ "type": "conversation.item.create", "item": item });
+        send(&mut socket, &create);
+        let added = next(&mut socket, "conversation.item.added");
+        assert_eq!(added["item"]["content"], item["content"]);
+        assert_eq!(added["previous_item_id"], Value::Null);
+        let done = next(&mut socket, "conversation.item.done");
+        assert_eq!(done["item"], added["item"]);
+
+        send(&mut socket, &json!({ "type": "response.create" }));
+        let created = next(&mut socket, "response.created");
+        assert_eq!(created["response"]["status"], "in_progress");
+        let item = next(&mut socket, "response.output_item.added")["item"].clone();
+        let added = next(&mut socket, "conversation.item.added");
+        assert_eq!(added["item"], item);
+        assert_eq!(added["previous_item_id"], done["item"]["id"]);
+        next(&mut socket, "response.content_part.added");
+        let mut said = String::new();
+        let text = loop {
+            let frame = socket.read().expect("an event");
+            let event: Value = serde_json::from_str(frame.to_text().expect("text")).expect("JSON");
+            assert_eq!(event["response_id"], created["response"]["id"]);
+            assert_eq!(event["item_id"], item["id"]);
+            match event["type"].as_str() {
+                Some("response.output_text.delta") => {
+                    said += event["delta"].as_str().expect("text");
+                }
+                Some("response.output_text.done") => break event["text"].clone(),
+                _ => panic!("{event}"),
+            }
+        };
+        assert!(said.contains("“What is a tunnel?”"), "{said}");
+        assert_eq!(text, *said);
+        next(&mut socket, "response.content_part.done");
+        next(&mut socket, "conversation.item.done");
+        next(&mut socket, "response.output_item.done");
+        let done = next(&mut socket, "response.done");
+        let shape = json!({
+            "response": {
+                "id": created["response"]["id"],
+                "object": "realtime.response",
+                "status": "completed",
+                "output": [{
+                    "id": item["id"],
+                    "type": "message",
+                    "role": "assistant",
+                    "status": "completed",
+                    "content": [{ "type": "output_text", "text": said }],
+                }],
+                "usage": { "input_tokens": 4, "output_tokens": 0, "total_tokens": 0 },
+            },
+        });
+        assert_shape(&done, &shape, "event");
+        socket.close(None).expect("open");
+        while !matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)) {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn realtime_responses_can_be_limited_and_cancelled() {
+    let server = Server::demo(&[]);
+    blocking(move || {
+        let mut socket = open_realtime(&server, "gpt-realtime");
+        let mut until = |event: Value, expected: &str| {
+            send(&mut socket, &event);
+            loop {
+                let frame = socket.read().expect("an event");
+                let text = frame.to_text().expect("text");
+                let event: Value = serde_json::from_str(text).expect("JSON");
+                if event["type"] == expected {
+                    break event;
+                }
+            }
+        };
+        let limited = json!({
+            "type": "response.create",
+            "response": { "max_output_tokens": 2, "input": [] },
+        });
+        let response = &until(limited, "response.done")["response"];
+        assert_eq!(response["status"], "incomplete");
+        assert_eq!(response["output"][0]["content"][0]["text"], "Hello from ");
+        assert_eq!(response["status_details"]["reason"], "max_output_tokens");
+
+        let create = json!({ "type": "response.create", "event_id": "e1" });
+        until(create.clone(), "response.output_text.delta");
+        let error = &until(create, "error")["error"];
+        assert_eq!(error["code"], "conversation_already_has_active_response");
+        assert_eq!(error["event_id"], "e1");
+        let cancel = json!({ "type": "response.cancel" });
+        let response = &until(cancel.clone(), "response.done")["response"];
+        assert_eq!(response["status"], "cancelled");
+        let error = &until(cancel, "error")["error"];
+        assert_eq!(error["code"], "response_cancel_not_active");
+        // What it can't read or doesn't know.
+        for event in [
+            json!({ "type": "conversation.item.create" }),
+            json!({ "type": "conversation.item.create", "item": "x" }),
+            json!({ "type": "no.such.event" }),
+            json!([1]),
+        ] {
+            until(event, "error");
+        }
+        socket.send(Frame::text("{")).expect("open");
+        assert_eq!(next(&mut socket, "error")["error"]["code"], "invalid_json");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn realtime_gives_trouble_on_request() {
+    let server = Server::demo(&[]);
+    let handshake = |target: &str| crate::websocket::handshake(target, "");
+    for (target, status, code) in [
+        ("/v1/realtime?model=demo-401", 401, "invalid_api_key"),
+        ("/v1/realtime?model=demo%2D429", 429, "rate_limit_exceeded"),
+        ("/v1/realtime", 400, "missing_required_parameter"),
+        ("/v1/responses", 426, "websocket_unsupported"),
+    ] {
+        let answer = ask(&server, handshake(target)).await;
+        assert_eq!(answer.status(), status, "{target}");
+        assert_eq!(answer.json()["error"]["code"], code);
+    }
+    blocking(move || {
+        let delta = |socket: &mut WebSocket<TcpStream>| {
+            loop {
+                let frame = socket.read()?;
+                if frame.to_text()?.contains("response.output_text.delta") {
+                    return Ok::<_, tungstenite::Error>(());
+                }
+            }
+        };
+        let mut broken = open_realtime(&server, "demo-break");
+        send(&mut broken, &json!({ "type": "response.create" }));
+        for _ in 0..4 {
+            delta(&mut broken).expect("a word");
+        }
+        // No close frame.
+        let end = delta(&mut broken).expect_err("the end");
+        assert!(
+            !matches!(end, tungstenite::Error::ConnectionClosed),
+            "{end}"
+        );
+
+        let mut silent = open_realtime(&server, "demo-silent");
+        send(&mut silent, &json!({ "type": "response.create" }));
+        delta(&mut silent).expect("a word");
+        let a_moment = Some(Duration::from_millis(200));
+        silent
+            .get_ref()
+            .set_read_timeout(a_moment)
+            .expect("a socket");
+        let end = delta(&mut silent).expect_err("silence");
+        assert!(matches!(end, tungstenite::Error::Io(_)), "{end}");
+    })
+    .await;
 }

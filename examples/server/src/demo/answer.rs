@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Between two words of a stream.
-const PACE: Duration = Duration::from_millis(20);
+pub(super) const PACE: Duration = Duration::from_millis(20);
 
 /// What an endpoint answers.
 pub(super) enum Answer {
@@ -100,6 +100,10 @@ impl Script {
             pace,
             end,
         }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self::new(std::iter::empty(), End::Complete)
     }
 
     fn broken_in_half(self) -> Self {

@@ -47,7 +47,7 @@ pub(super) async fn answer(
     body: &mut Incoming,
 ) -> Result<Response<Script>, ApiError> {
     let (method, path) = (head.method.as_str(), head.uri.path());
-    if !head.headers.contains_key(header::AUTHORIZATION) && !head.headers.contains_key("api-key") {
+    if !has_credentials(head) {
         return Err(ApiError::unauthorized(None, NO_CREDENTIALS));
     }
     let Some(endpoint) = Endpoint::find(method, path) else {
@@ -73,6 +73,10 @@ pub(super) async fn answer(
     };
     let end = trouble::asked_for(head, &model)?;
     Ok(answer?.into_response(end).await)
+}
+
+pub(super) fn has_credentials(head: &Parts) -> bool {
+    head.headers.contains_key(header::AUTHORIZATION) || head.headers.contains_key("api-key")
 }
 
 fn no_endpoint(method: &str, path: &str) -> ApiError {

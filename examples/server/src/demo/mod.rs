@@ -2,7 +2,7 @@
 //!
 //! Responses have the shapes of the API reference, with usage, rate-limit headers and the API's
 //! errors. There is no model behind them: the text is always the same except for an excerpt of the
-//! user's last message.
+//! user's last message. `/realtime` takes and sends the API's events by WebSocket, in text only.
 //!
 //! Any model name gets an answer, and some get trouble. The header `x-demo: 429` asks for the same
 //! as the model `demo-429`, on any path, and takes precedence.
@@ -30,12 +30,14 @@ mod form;
 mod id;
 mod images;
 mod models;
+mod realtime;
 mod reply;
 mod request;
 mod responses;
 mod sample;
 mod text;
 mod trouble;
+mod websocket;
 
 use std::{
     io,
@@ -78,13 +80,18 @@ async fn connection(stream: TcpStream) {
     // An error here is a client that disconnected, or a response truncated on purpose.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service_fn(respond))
+        .with_upgrades()
         .await;
 }
 
-async fn respond(request: Request<Incoming>) -> Result<Response<Script>, hyper::Error> {
+async fn respond(mut request: Request<Incoming>) -> Result<Response<Script>, hyper::Error> {
     let started = Instant::now();
+    let upgrade = websocket::requested(&mut request);
     let (head, mut body) = request.into_parts();
-    let response = endpoint::answer(&head, &mut body).await;
+    let response = match upgrade {
+        Some(upgrade) => websocket::open(&head, upgrade),
+        None => endpoint::answer(&head, &mut body).await,
+    };
     // An error may come before the end of an upload: without this, the client might never read it.
     while let Some(frame) = body.frame().await {
         frame?;
