@@ -1,18 +1,28 @@
-//! The private parts that the fuzz targets (`fuzz/`) reach. Only cargo-fuzz compiles it.
+//! The private parts that the fuzz targets and the oracle of responses (`fuzz/`) reach. Only they
+//! compile it, by `--cfg fuzzing`.
 
 #![allow(missing_docs, missing_debug_implementations)]
 
-use std::{ffi::OsString, ops::Range, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt::Debug,
+    ops::Range,
+    path::Path,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderName, HeaderValue, Request, StatusCode, Uri};
-use http_body::SizeHint;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
+use http_body::{Body, SizeHint};
+use hyper::ext::ReasonPhrase;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     Backend, Config, ConfigError,
     config::{self, BackendSettings, OwnField},
     endpoint::{Matched, Mount, PathMatch},
-    forward,
+    forward::{self, Asked, Framing},
     json::{self, Scanner},
     multipart,
     rope::{Replaced, RopeBuilder},
@@ -159,7 +169,64 @@ pub fn head(mut request: Request<()>, length: Option<u64>, backend: &Backend) ->
     forward::fuzz_head(request, &size).ok()
 }
 
-/// Reads a response as ours and as hyper's client, and panics where the difference is unexplained.
-pub fn response(input: &[u8]) {
-    forward::fuzz(input);
+/// A request and its response on an HTTP/1.1 connection to a backend. Errors are texts.
+pub struct Exchange<T, B>(forward::Exchange<T, B>);
+
+/// The head of a response, without the fields of the connection.
+pub struct Head {
+    pub status: StatusCode,
+    pub reason: Option<ReasonPhrase>,
+    pub headers: HeaderMap,
+}
+
+impl<T, B> Exchange<T, B>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes, Error: Debug> + Unpin,
+{
+    pub fn new(io: T, body: B, is_head_request: bool) -> Self {
+        let framing = if body.is_end_stream() {
+            Framing::None
+        } else {
+            Framing::Chunked
+        };
+        let asked = if is_head_request {
+            Asked::Head
+        } else {
+            Asked::Content
+        };
+        // What the request is doesn't matter.
+        let head = b"\r\n".into();
+        Self(forward::Exchange::new(io, head, framing, body, asked))
+    }
+
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, String>> {
+        // What is left in it must not come out again.
+        let mut recycled =
+            HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("spare"))]);
+        let head = ready!(self.0.poll_head(cx, &mut recycled));
+        let head = head.map(|head| Head {
+            status: head.status,
+            reason: head.reason,
+            headers: head.headers,
+        });
+        Poll::Ready(head.map_err(text))
+    }
+
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        self.0.poll_data(cx).map_err(text)
+    }
+
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.0.take_trailers()
+    }
+
+    /// The connection, where another exchange may follow on it.
+    pub fn into_reusable(self) -> Option<T> {
+        self.0.into_reusable()
+    }
+}
+
+fn text(error: impl Debug) -> String {
+    format!("{error:?}")
 }

@@ -160,7 +160,10 @@ fn check_backend(backend: &BackendView) {
     }
     for (name, value, is_secret) in &backend.own_fields {
         assert!(backend.url.is_some());
-        assert!(!matches!(name.as_str(), "host" | "content-length" | "connection"));
+        assert!(!matches!(
+            name.as_str(),
+            "host" | "content-length" | "connection"
+        ));
         assert!(*is_secret || !value.as_bytes().contains(&b'\n'));
     }
 }

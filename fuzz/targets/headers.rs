@@ -137,7 +137,7 @@ fn target(uri: &Uri, is_own: bool) -> String {
 fn decoded(mut text: &str) -> Vec<u8> {
     let mut decoded = Vec::new();
     while let Some(percent) = text.find('%') {
-        decoded.extend_from_slice(text[..percent].as_bytes());
+        decoded.extend_from_slice(&text.as_bytes()[..percent]);
         text = &text[percent..];
         let digits = text
             .get(1..3)

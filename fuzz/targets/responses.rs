@@ -2,11 +2,10 @@
 //! but for known reasons, however the input is split, and no clean end before the end.
 //!
 //! The first byte of the input chooses the request and how the connection ends, the second one the
-//! length of the pieces (`src/forward/http1/differential.rs`).
+//! length of the chunks (`fuzz/oracle`).
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tower_openai_proxy::fuzzing;
 
-fuzz_target!(|input: &[u8]| fuzzing::response(input));
+fuzz_target!(|input: &[u8]| oracle::fuzz(input));

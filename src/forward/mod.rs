@@ -103,7 +103,11 @@ pub use self::{
 };
 use self::{exchange::Outgoing, pool::Pool, request::Target};
 #[cfg(fuzzing)]
-pub(crate) use self::{exchange::fuzz_head, http1::fuzz};
+pub(crate) use self::{
+    exchange::fuzz_head,
+    http1::Exchange,
+    message::{Asked, Framing},
+};
 use crate::{
     backend::Backend,
     body::RequestBody,

@@ -7,23 +7,17 @@
 //! less CPU per chunk. And the pool can probe a connection right before it writes to it.
 //!
 //! Responses are read strictly: whatever could be understood in two ways is an error. What is read
-//! is compared with what hyper's client reads ([`differential`]).
+//! is compared with what hyper's client reads (`fuzz/oracle`).
 
 mod chunked;
 mod decode;
-#[cfg(any(test, fuzzing))]
-mod differential;
 mod encode;
 mod exchange;
 mod head;
 mod upload;
 
-#[cfg(fuzzing)]
-pub(crate) use self::differential::fuzz;
-pub(super) use self::{
-    encode::HeadEncoder,
-    exchange::{Exchange, poll_read},
-};
+pub(crate) use self::exchange::Exchange;
+pub(super) use self::{encode::HeadEncoder, exchange::poll_read};
 use super::message::ExchangeError;
 
 /// Most fields of a response head or a trailer section.

@@ -180,7 +180,7 @@ impl Session {
         let Some(mut response) = self.response.take() else {
             return ControlFlow::Continue(());
         };
-        let said = response.reply.words.len() - response.words.len();
+        let said = response.said_words();
         match self.end {
             End::Broken if said == 4 => return ControlFlow::Break(()),
             End::Silent if said == 1 => {}
@@ -292,8 +292,12 @@ impl Response {
         fields
     }
 
+    fn said_words(&self) -> usize {
+        self.reply.words.len() - self.words.len()
+    }
+
     fn usage(&self) -> Value {
-        let output_tokens = tokens(&self.said);
+        let output_tokens = self.said_words();
         json!({
             "input_tokens": self.input_tokens,
             "input_token_details": {
@@ -303,7 +307,7 @@ impl Response {
             },
             "output_tokens": output_tokens,
             "output_token_details": { "text_tokens": output_tokens, "audio_tokens": 0 },
-            "total_tokens": self.input_tokens + output_tokens,
+            "total_tokens": self.input_tokens + output_tokens as u64,
         })
     }
 }

@@ -1,3 +1,5 @@
+//! A response on the wire: a case, and the connection on which it comes.
+
 use std::{
     cell::Cell,
     collections::VecDeque,
@@ -12,15 +14,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What a backend sends, and to which request.
 #[derive(Clone)]
-pub(crate) struct Case {
-    pub(crate) to: To,
-    pub(crate) pieces: Vec<Bytes>,
-    pub(crate) end: End,
+pub(super) struct Case {
+    pub(super) to: To,
+    pub(super) pieces: Vec<Bytes>,
+    pub(super) end: End,
 }
 
 /// The request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum To {
+pub(super) enum To {
     Get,
     Head,
     /// A POST whose body doesn't come to its end.
@@ -31,7 +33,7 @@ pub(crate) enum To {
 
 /// What the backend does after its last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(super) enum End {
     Close,
     Reset,
     Silent,
@@ -140,9 +142,10 @@ impl AsyncWrite for Wire {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Poll::Ready(match self.is_unread {
-            true => Err(io::ErrorKind::BrokenPipe.into()),
-            false => Ok(bytes.len()),
+        Poll::Ready(if self.is_unread {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            Ok(bytes.len())
         })
     }
 

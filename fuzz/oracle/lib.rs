@@ -1,8 +1,8 @@
-//! Our connection and hyper's client read the same responses.
+//! The proxy's HTTP/1.1 connection to backends and hyper's client read the same responses.
 //!
-//! What they make of a response must be the same, or the difference must have a name in [`rules`],
-//! which says by which part of the RFC it is right. The responses are made at random ([`generate`]),
-//! well-formed ones and others, in pieces; the fuzz target `responses` makes more of them.
+//! Both must read a response alike, or the difference must have a name in [`rules`], which says by
+//! which part of the RFC it is right. The tests make responses at random ([`generate`]), well-formed
+//! ones and others, in chunks; the fuzz target `responses` makes more of them.
 
 #[cfg(test)]
 mod generate;
@@ -38,8 +38,11 @@ fn compare(case: &Case) -> Result<Option<&'static str>, String> {
 
 /// Compares them on what a fuzzer gives: a byte for the request and the end, one for the pieces, and
 /// the response.
-#[cfg(fuzzing)]
-pub(crate) fn fuzz(input: &[u8]) {
+///
+/// # Panics
+///
+/// An unexplained difference.
+pub fn fuzz(input: &[u8]) {
     use self::wire::To;
 
     let [how, length, response @ ..] = input else {

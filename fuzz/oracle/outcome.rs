@@ -1,3 +1,5 @@
+//! What a client makes of a response.
+
 use std::{
     convert::Infallible,
     error::Error as StdError,
@@ -7,16 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::{client::conn::http1::handshake, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
+use tower_openai_proxy::fuzzing::Exchange;
 
 use super::wire::{Case, Seen, To, Wire};
-use crate::forward::{
-    http1::Exchange,
-    message::{Asked, ExchangeError, Framing},
-};
 
 /// What was made of a response.
 #[derive(Default)]
@@ -96,9 +95,9 @@ impl Outcome {
         }
     }
 
-    fn fail_by(&mut self, error: &ExchangeError<Infallible>) {
+    fn fail_by(&mut self, error: String) {
         self.ending = Ending::Failed;
-        self.why = format!("{error:?}");
+        self.why = error;
     }
 }
 
@@ -177,24 +176,14 @@ impl Body for RequestBody {
 /// What our connection makes of it.
 pub(super) fn ours(case: &Case) -> Outcome {
     let (wire, seen) = Wire::new(case);
-    let framing = match case.to {
-        To::Unfinished | To::Unread => Framing::Chunked,
-        To::Get | To::Head => Framing::None,
-    };
-    let asked = match case.to {
-        To::Head => Asked::Head,
-        _ => Asked::Content,
-    };
     let body = RequestBody::of(case.to);
-    let mut exchange = Exchange::new(wire, b"\r\n".into(), framing, body, asked);
+    let mut exchange = Exchange::new(wire, body, case.to == To::Head);
     let mut outcome = Outcome::default();
-    // What is left in it must not come out again.
-    let mut recycled = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("spare"))]);
-    match drive(&seen, |cx| exchange.poll_head(cx, &mut recycled)) {
+    match drive(&seen, |cx| exchange.poll_head(cx)) {
         Some(Ok(seen)) => {
             outcome.head = Some(head(seen.status, seen.reason.as_ref(), &seen.headers));
         }
-        Some(Err(error)) => outcome.fail_by(&error),
+        Some(Err(error)) => outcome.fail_by(error),
         None => {}
     }
     while outcome.head.is_some() {
@@ -204,7 +193,7 @@ pub(super) fn ours(case: &Case) -> Outcome {
                 outcome.body.extend_from_slice(&data);
                 continue;
             }
-            Some(Some(Err(error))) => outcome.fail_by(&error),
+            Some(Some(Err(error))) => outcome.fail_by(error),
             Some(None) => {
                 outcome.ending = Ending::Clean;
                 outcome.trailers = list(&exchange.take_trailers().unwrap_or_default());

@@ -27,9 +27,10 @@ impl Random {
 
     /// One of them, the first half of the time.
     fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
-        match self.once_in(2) {
-            true => of[0],
-            false => of[self.below(of.len())],
+        if self.once_in(2) {
+            of[0]
+        } else {
+            of[self.below(of.len())]
         }
     }
 
