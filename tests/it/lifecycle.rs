@@ -16,19 +16,25 @@ use crate::support::{
 };
 
 async fn ask(server: &Server, method: &str, path: &str) -> Message {
+    try_ask(server, method, path).await.expect("an answer")
+}
+
+/// None if the drain begins before the server has seen any of the request.
+async fn try_ask(server: &Server, method: &str, path: &str) -> Option<Message> {
     let mut client = Wire::connect(server.address).await;
     let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     client.send(request).await;
-    let head = client.head().await;
+    let head = client.try_head().await?;
     let body = client.rest().await;
-    Message { head, body }
+    Some(Message { head, body })
 }
 
-/// The statuses of `/livez`, `/readyz` and `/health`.
+/// The statuses of `/livez`, `/readyz` and `/health`; 0 without an answer.
 async fn probes(server: &Server) -> [u16; 3] {
     let mut statuses = [0; 3];
     for (status, path) in statuses.iter_mut().zip(["/livez", "/readyz", "/health"]) {
-        *status = ask(server, "GET", path).await.status();
+        let answer = try_ask(server, "GET", path).await;
+        *status = answer.map_or(0, |answer| answer.status());
     }
     statuses
 }

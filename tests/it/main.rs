@@ -15,6 +15,7 @@ mod http2_backend;
 mod hyper;
 mod lifecycle;
 mod limits;
+mod listeners;
 mod models;
 mod no_duplicates;
 mod operations;

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{
     Backend, DEMO_CONFIG, PATIENCE, Server, TempFile, Wire, config_for, config_of, config_with,
-    entry,
+    entry, example,
     http2::{Http2, collect, full},
     nobody, post, post_with, response,
 };
@@ -137,9 +137,9 @@ async fn it_listens_on_the_address_that_was_asked_for() {
     free.bind(&any.into()).expect("a free port");
     let address = free.local_addr().expect("bound").as_socket();
     let address = address.expect("an IP address").to_string();
-    let server = Server::demo(&["--listen", &address]);
+    let mut server = Server::demo(&["--listen", &address]);
     assert_eq!(
-        server.first_line,
+        server.next_line(),
         format!("listening on http://{address}\n")
     );
     assert_eq!(backends(&server).await, ["LLM1"]);
@@ -150,7 +150,8 @@ async fn it_listens_on_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         return; // not everywhere
     }
-    let server = Server::demo(&["--listen", "[::1]:0"]);
+    let mut command = Command::new(example("server"));
+    let server = Server::spawn(command.args(["--demo", "--listen", "[::1]:0"]));
     let port = server.address.port();
     assert_eq!(
         server.first_line,

@@ -1,10 +1,15 @@
 use std::{
-    net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, thread, time::Duration,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    str::FromStr,
+    thread,
+    time::Duration,
 };
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::{print, source::Source, tls::Files};
+use crate::{listen::Address, print, source::Source, tls::Files};
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -13,7 +18,8 @@ Usage: server [OPTIONS]
 
       --config PATH   the configuration; default: config.json where it exists,
                       else one backend, LLM1, at OpenAI
-      --listen ADDR   where to listen; default: 127.0.0.1:8000, port 0 takes a free one
+      --listen ADDR   where to listen: an IP address and a port (0 takes a free one), or
+                      unix:PATH; may be given more than once; default: 127.0.0.1:8000
       --check         read everything as at a start, say what is wrong with it, and exit:
                       with status 0, silently, if all is right, else with status 2
       --demo          answer from an embedded mock of the OpenAI API: needs no key and no network
@@ -37,6 +43,9 @@ Usage: server [OPTIONS]
 Environment:
   RUST_LOG            what is logged on standard error, such as warn or debug; default: info.
                       Libraries log errors only, unless it names them, as in info,h2=warn
+  LISTEN_FDS, LISTEN_PID
+                      sockets from the service manager, which are used in place of --listen
+  NOTIFY_SOCKET       where the service manager is told of the start, reloads and the end
   SSL_CERT_FILE, SSL_CERT_DIR
                       certificate authorities for backends, in place of the system's
 
@@ -47,6 +56,9 @@ const VERSION: &str = concat!("tower-openai-proxy ", env!("CARGO_PKG_VERSION"));
 
 const DEFAULT_CONFIG: &str = "config.json";
 
+const DEFAULT_ADDRESS: Address =
+    Address::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000));
+
 /// Longer durations are clamped, so that they can be added to any time.
 const MAX_SECONDS: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -54,7 +66,7 @@ const MAX_SECONDS: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub(crate) struct Arguments {
     pub(crate) source: Source,
     pub(crate) watch: bool,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Vec<Address>,
     pub(crate) check: bool,
     pub(crate) demo: bool,
     pub(crate) workers: NonZeroUsize,
@@ -76,7 +88,7 @@ impl Arguments {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(620),
-            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            listen: Vec::new(),
             check: false,
             demo: false,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -87,8 +99,8 @@ impl Arguments {
             match argument {
                 Arg::Long("config") => arguments.source.config = Some(parser.value()?.into()),
                 Arg::Long("listen") => {
-                    let allowed = "an IP address and a port, such as 127.0.0.1:8000";
-                    arguments.listen = value(&mut parser, "--listen", allowed)?;
+                    let address = value(&mut parser, "--listen", Address::ALLOWED)?;
+                    arguments.listen.push(address);
                 }
                 Arg::Long("check") => arguments.check = true,
                 Arg::Long("demo") => arguments.demo = true,
@@ -118,6 +130,9 @@ impl Arguments {
                 }
                 other => return Err(other.unexpected()),
             }
+        }
+        if arguments.listen.is_empty() {
+            arguments.listen.push(DEFAULT_ADDRESS);
         }
         arguments.source.tls = match (certificate, key) {
             (Some(certificate), Some(key)) => Some(Files { certificate, key }),

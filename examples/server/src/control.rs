@@ -10,7 +10,7 @@ use tower_openai_proxy::proxy::Handle;
 
 use self::signals::Signal;
 pub(crate) use self::signals::Signals;
-use crate::{notice::Notice, probes::Readiness};
+use crate::{notice::Notice, notify, probes::Readiness};
 
 /// How the server ends, once it is told to.
 pub(crate) struct Ending {
@@ -57,6 +57,7 @@ impl Error for Interrupted {}
 impl Ending {
     async fn end(self) {
         self.readiness.end();
+        notify::stopping();
         if !self.drain_delay.is_zero() {
             tracing::info!(seconds = self.drain_delay.as_secs_f64(), "drain delayed");
             sleep(self.drain_delay).await;

@@ -20,6 +20,7 @@ mod files;
 mod listen;
 mod log;
 mod notice;
+mod notify;
 mod print;
 mod probes;
 mod reload;
@@ -30,14 +31,7 @@ mod source;
 mod tests;
 mod tls;
 
-use std::{
-    error::Error,
-    io,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    process::ExitCode,
-    thread,
-};
+use std::{error::Error, io, net::SocketAddr, path::Path, process::ExitCode, thread};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -48,6 +42,7 @@ use tower_openai_proxy::{Backend, OpenAiProxyLayer, observe::access_log};
 use self::{
     arguments::Arguments,
     control::{Ending, Signals},
+    listen::{Address, Bound},
     probes::Readiness,
     reload::{Current, Watched},
     serve::Options,
@@ -92,7 +87,7 @@ struct Prepared {
     arguments: Arguments,
     watched: Watched,
     loaded: Loaded,
-    listeners: Vec<TcpListener>,
+    bound: Vec<Bound>,
 }
 
 /// None where the command line only asked a question, which has been answered.
@@ -108,13 +103,12 @@ fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
     if arguments.check {
         return Ok(None);
     }
-    let listeners = listen::bind(arguments.listen, arguments.workers)
-        .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
+    let bound = listen::bind(&arguments.listen, arguments.workers)?;
     Ok(Some(Prepared {
         arguments,
         watched,
         loaded,
-        listeners,
+        bound,
     }))
 }
 
@@ -123,7 +117,7 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         arguments,
         watched,
         loaded,
-        listeners,
+        mut bound,
     } = prepared;
     descriptors::raise_limit();
     let mut source = arguments.source;
@@ -140,7 +134,6 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         .build();
     log_start(&source, &layer);
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
-    let address = listeners[0].local_addr()?;
 
     let options = Options {
         tls: current_tls,
@@ -148,23 +141,34 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         notices: watch::Sender::default(),
         readiness: Readiness::default(),
     };
-    for listener in listeners {
+    for _ in 0..arguments.workers.get() {
+        let listeners = bound.iter_mut().filter_map(|bound| bound.listeners.pop());
+        let listeners = listeners.collect();
         let layer = layer.with_separate_pool();
         let options = options.clone();
         let runtime = runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
-        worker.spawn(move || runtime.block_on(serve::accept(listener, layer, options)))?;
+        worker.spawn(move || runtime.block_on(serve::accept_all(listeners, layer, options)))?;
     }
     let runtime = runtime()?;
     // Before anybody can know that there is a server to signal to.
     let signals = runtime.block_on(async { Signals::new() })?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    print::output(format_args!("listening on {scheme}://{address}"));
+    for Bound { address, .. } in &bound {
+        match address {
+            Address::Tcp(address) => {
+                print::output(format_args!("listening on {scheme}://{address}"))
+            }
+            #[cfg(unix)]
+            Address::Unix(_) => print::output(format_args!("listening on {address}")),
+        }
+    }
     let current = Current {
         proxy: layer.handle(),
         tls,
     };
     let reload = reload::start(source, current, watched)?;
+    notify::ready();
     let ending = Ending {
         proxy: layer.handle(),
         notices: options.notices,

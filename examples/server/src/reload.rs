@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 use tower_openai_proxy::proxy::Handle;
 
-use crate::{files, log, source::Source};
+use crate::{files, log, notify, source::Source};
 
 /// How often `--watch` reads the files.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -52,7 +52,9 @@ fn run(source: &Source, current: &Current, mut watched: Watched, requests: &Rece
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        notify::reloading();
         current.reload(source);
+        notify::ready();
     }
 }
 

@@ -1,12 +1,16 @@
 use std::{
-    convert::Infallible, future::ready, io, net::TcpListener, pin::pin, sync::Arc, time::Duration,
+    convert::Infallible,
+    future::{pending, ready},
+    io,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::{
-    net::TcpStream,
     sync::watch,
     time::{Instant, sleep},
 };
@@ -17,8 +21,10 @@ use tower_openai_proxy::{Error, OpenAiProxyLayer};
 use crate::{
     connection::{self, Limits},
     descriptors,
+    listen::{self, Acceptor},
     notice::Notice,
     probes::Readiness,
+    socket::Stream,
 };
 
 /// How long accepting pauses when it fails, as it does where no file descriptor is left.
@@ -44,10 +50,22 @@ pub(crate) struct Options {
     pub(crate) readiness: Readiness,
 }
 
+/// Serves all listeners of a worker for ever.
+pub(crate) async fn accept_all(
+    listeners: Vec<listen::Listener>,
+    layer: OpenAiProxyLayer,
+    options: Options,
+) {
+    for listener in listeners {
+        tokio::spawn(accept(listener, layer.clone(), options.clone()));
+    }
+    pending().await
+}
+
 /// Serves one listener for ever. Until draining begins, it and each of its connections hold a
 /// receiver of the notices; from then on those with something in flight.
 pub(crate) async fn accept(
-    listener: TcpListener,
+    listener: listen::Listener,
     layer: OpenAiProxyLayer,
     options: Options,
 ) -> io::Result<()> {
@@ -90,7 +108,7 @@ pub(crate) async fn accept(
 }
 
 struct Listener<'a> {
-    listener: tokio::net::TcpListener,
+    acceptor: Acceptor,
     options: &'a Options,
     warned: Option<Instant>,
     /// Connections idle for so long have been told to end since accepting began to fail.
@@ -98,9 +116,9 @@ struct Listener<'a> {
 }
 
 impl<'a> Listener<'a> {
-    fn new(listener: TcpListener, options: &'a Options) -> io::Result<Self> {
+    fn new(listener: listen::Listener, options: &'a Options) -> io::Result<Self> {
         Ok(Self {
-            listener: tokio::net::TcpListener::from_std(listener)?,
+            acceptor: listener.register()?,
             options,
             warned: None,
             told: options.keep_alive,
@@ -108,10 +126,10 @@ impl<'a> Listener<'a> {
     }
 
     /// The next connection. Where none can be taken, as when no file descriptor is left, it waits.
-    async fn next(&mut self) -> TcpStream {
+    async fn next(&mut self) -> Stream {
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
+            match self.acceptor.accept().await {
+                Ok(stream) => {
                     self.told = self.options.keep_alive;
                     return stream;
                 }

@@ -10,27 +10,72 @@ use std::{
     time::Duration,
 };
 
+#[cfg(unix)]
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
-/// A client's TCP connection, which can be watched while something else reads and writes it.
+/// A client's connection as the system has it.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// Calls the same method of any kind of stream.
+macro_rules! either {
+    ($stream:expr, $it:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($it) => $call,
+            #[cfg(unix)]
+            Stream::Unix($it) => $call,
+        }
+    };
+}
+
+impl Stream {
+    /// Reads what comes next, and leaves it unread.
+    async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.peek(buffer).await,
+            #[cfg(unix)]
+            Self::Unix(stream) => {
+                let peek = || {
+                    let peeked = recv(stream, &mut *buffer, RecvFlags::PEEK);
+                    Ok(peeked.map(|(_, length)| length)?)
+                };
+                stream.async_io(Interest::READABLE, peek).await
+            }
+        }
+    }
+
+    fn sock_ref(&self) -> SockRef<'_> {
+        either!(self, stream => SockRef::from(stream))
+    }
+}
+
+/// A client's connection, which can be watched while something else reads and writes it.
 ///
 /// Only for runtimes with one thread: see `poll_read`.
 #[derive(Clone)]
 pub(crate) struct Socket(Arc<Shared>);
 
 struct Shared {
-    stream: TcpStream,
+    stream: Stream,
     /// A read is waiting for the client, so its task is woken when the client leaves.
     is_read_waiting: AtomicBool,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+    pub(crate) fn new(stream: Stream) -> io::Result<Self> {
+        if let Stream::Tcp(stream) = &stream {
+            stream.set_nodelay(true)?;
+        }
         Ok(Self(Arc::new(Shared {
             stream,
             is_read_waiting: AtomicBool::new(false),
@@ -44,7 +89,7 @@ impl Socket {
     pub(crate) async fn closed(&self) {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         // Of the socket's readiness it has nothing but whether reading is closed.
-        let _ = self.0.stream.ready(Interest::PRIORITY).await;
+        let _ = either!(&self.0.stream, stream => stream.ready(Interest::PRIORITY).await);
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         std::future::pending::<()>().await;
     }
@@ -64,12 +109,9 @@ impl Socket {
         loop {
             let length = self.0.stream.peek(&mut begin).await?;
             // No more comes where the client has shut down its sending side.
-            let is_over = self
-                .0
-                .stream
-                .ready(Interest::READABLE)
-                .await?
-                .is_read_closed();
+            let readable = Interest::READABLE;
+            let ready = either!(&self.0.stream, stream => stream.ready(readable).await);
+            let is_over = ready?.is_read_closed();
             let is_undecided = length > 0 && length < opening.len() && !is_over;
             if !is_undecided || !opening.starts_with(&begin[..length]) {
                 return Ok(begin[..length] == *opening);
@@ -80,9 +122,9 @@ impl Socket {
         }
     }
 
-    /// Makes the end of the connection a reset.
+    /// Makes the end of the connection a reset. A unix socket has none.
     pub(crate) fn reset_at_end(&self) {
-        let _ = SockRef::from(&self.0.stream).set_linger(Some(Duration::ZERO));
+        let _ = self.0.stream.sock_ref().set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -94,20 +136,21 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let shared = &*self.0;
         loop {
-            let readiness = shared.stream.poll_read_ready(cx);
+            let readiness = either!(&shared.stream, stream => stream.poll_read_ready(cx));
             shared
                 .is_read_waiting
                 .store(readiness.is_pending(), Relaxed);
             ready!(readiness)?;
             let room = buffer.remaining();
-            match shared.stream.try_read_buf(buffer) {
+            match either!(&shared.stream, stream => stream.try_read_buf(buffer)) {
                 Ok(length) => {
                     // With room left, everything has been read: as `TcpStream` does, this saves the
                     // call that would only tell so. No event can have come in between, as the
                     // thread that takes them in is this one.
                     if cfg!(target_os = "linux") && (1..room).contains(&length) {
                         let none = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
-                        let _ = shared.stream.try_io(Interest::READABLE, none);
+                        let readable = Interest::READABLE;
+                        let _ = either!(&shared.stream, stream => stream.try_io(readable, none));
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -122,10 +165,10 @@ impl Socket {
     fn poll_write_with(
         &self,
         cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl Fn(&Stream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.stream.poll_write_ready(cx))?;
+            ready!(either!(&self.0.stream, stream => stream.poll_write_ready(cx)))?;
             match write(&self.0.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
@@ -140,7 +183,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write(bytes))
+        self.poll_write_with(
+            cx,
+            |stream| either!(stream, stream => stream.try_write(bytes)),
+        )
     }
 
     fn poll_write_vectored(
@@ -148,7 +194,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write_vectored(slices))
+        self.poll_write_with(
+            cx,
+            |stream| either!(stream, stream => stream.try_write_vectored(slices)),
+        )
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -160,6 +209,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.0.stream).shutdown(Shutdown::Write))
+        Poll::Ready(self.0.stream.sock_ref().shutdown(Shutdown::Write))
     }
 }

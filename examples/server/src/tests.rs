@@ -28,6 +28,7 @@ use tokio_rustls::{
 use tower_openai_proxy::{BackendConfig, Config, OpenAiProxyLayer};
 
 use crate::{
+    listen::Listener,
     notice::Notice,
     probes::Readiness,
     serve::{self, Options},
@@ -59,7 +60,7 @@ impl Server {
         };
         tokio::spawn(async move {
             let _no_reload = reload;
-            serve::accept(listener, layer, options).await
+            serve::accept(Listener::Tcp(listener), layer, options).await
         });
         Self { address, notices }
     }

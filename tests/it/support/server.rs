@@ -59,7 +59,11 @@ impl Server {
 
     /// Spawns a program that prints its address first, and waits for that line.
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        command.stdin(Stdio::null());
+        Self::spawn_as_is(command.stdin(Stdio::null()))
+    }
+
+    /// Like [`spawn`](Self::spawn), with the standard input that the command has.
+    pub(crate) fn spawn_as_is(command: &mut Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
 
@@ -93,6 +97,13 @@ impl Server {
             log,
             log_reader: Some(log_reader),
         }
+    }
+
+    /// The next line that it prints on standard output.
+    pub(crate) fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("a line");
+        line
     }
 
     pub(crate) fn id(&self) -> u32 {

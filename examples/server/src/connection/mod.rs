@@ -24,7 +24,6 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::{Instant, timeout},
 };
 use tokio_rustls::{
@@ -37,7 +36,7 @@ use tower::{BoxError, Service};
 use crate::{
     notice::{Notice, Notices},
     serve::CurrentTls,
-    socket::Socket,
+    socket::{Socket, Stream},
     tls,
 };
 
@@ -106,7 +105,7 @@ where
 
 /// Serves a connection in a separate task.
 pub(crate) fn serve<S: Handler>(
-    stream: TcpStream,
+    stream: Stream,
     tls: Option<&CurrentTls>,
     service: S,
     limits: Limits,
@@ -160,7 +159,7 @@ fn log_end(error: &hyper::Error) {
     }
 }
 
-async fn open_plain(stream: TcpStream, limits: Limits) -> io::Result<(Socket, bool, Limits)> {
+async fn open_plain(stream: Stream, limits: Limits) -> io::Result<(Socket, bool, Limits)> {
     let socket = Socket::new(stream)?;
     let opening = socket.begins_with(http2::PREFACE);
     let (is_http2, limits) = opened(opening, limits).await?;
@@ -168,7 +167,7 @@ async fn open_plain(stream: TcpStream, limits: Limits) -> io::Result<(Socket, bo
 }
 
 async fn open_tls(
-    stream: TcpStream,
+    stream: Stream,
     acceptor: TlsAcceptor,
     limits: Limits,
 ) -> io::Result<(TlsStream<Socket>, Limits)> {

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::sleep,
 };
@@ -65,7 +65,7 @@ async fn connect(dropped: &Arc<Semaphore>, notices: Notices) -> TcpStream {
         }
     });
     let limits = Limits::new(Duration::from_secs(620), notices);
-    serve(stream, None, service, limits);
+    serve(Stream::Tcp(stream), None, service, limits);
     client
 }
 

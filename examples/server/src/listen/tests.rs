@@ -1,11 +1,12 @@
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
+    num::NonZeroUsize,
     sync::Barrier,
     thread,
 };
 
-use super::*;
+use super::tcp::bind;
 
 fn workers(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).expect("not zero")
@@ -64,5 +65,35 @@ fn each_listener_gets_its_share_of_connections() {
     for listener in &listeners {
         let share = std::iter::from_fn(|| listener.accept().ok()).count();
         assert!(share > 30, "{share} of 300");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn of_servers_that_start_at_the_same_moment_one_listens_at_a_path() {
+    use super::unix::bind;
+    const SERVERS: usize = 4;
+    let name = format!("tower-openai-proxy-{}-race.sock", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    for _ in 0..100 {
+        // Left behind by a server that was killed.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        let barrier = Barrier::new(SERVERS);
+        let start = || {
+            barrier.wait();
+            bind(&path)
+        };
+        let results: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..SERVERS).map(|_| scope.spawn(start)).collect();
+            let results = threads.into_iter().map(|thread| thread.join());
+            results.map(|result| result.expect("no panic")).collect()
+        });
+        let (listening, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!(listening.len(), 1);
+        for error in refused.into_iter().filter_map(Result::err) {
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        }
+        drop(listening);
+        assert!(!path.exists());
     }
 }

@@ -8,12 +8,13 @@ use tokio::{
 };
 
 use super::*;
+use crate::socket::Stream;
 
 async fn socket() -> Socket {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let stream = TcpStream::connect(address).await.expect("it listens");
-    Socket::new(stream).expect("a socket")
+    Socket::new(Stream::Tcp(stream)).expect("a socket")
 }
 
 #[tokio::test(start_paused = true)]
