@@ -21,10 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::{
     Backend, Config, ConfigError,
     config::{self, BackendSettings, OwnField},
-    endpoint::{Matched, Mount, PathMatch},
+    endpoint::{self, Matched, Mount, PathMatch, PathPattern},
     forward::{self, Asked, Framing},
     json::{self, Scanner},
     multipart,
+    pattern::{ModelMap, ModelPattern},
     rope::{Replaced, RopeBuilder},
 };
 
@@ -159,6 +160,40 @@ pub fn endpoint<'a>(
 pub fn forwarded(uri: &Uri) -> Result<&str, DotSegments> {
     let matched = Matched::of(&Extensions::new(), uri).ok_or(DotSegments)?;
     Ok(matched.path(uri))
+}
+
+/// Whether a path matches a pattern of paths. `None` where that is no such pattern.
+pub fn path_matches(pattern: &str, path: &str) -> Option<bool> {
+    let pattern = PathPattern::parse(pattern)?;
+    Some(endpoint::matches([&pattern].into_iter(), path))
+}
+
+/// What a backend's `models` make of a client's names, and the other way round.
+pub struct Models(ModelMap);
+
+impl Models {
+    /// From patterns and the backend's names. `None` where a configuration may not have them.
+    pub fn new(rules: &[(&str, &str)]) -> Option<Self> {
+        let mut allowed = Vec::new();
+        for (pattern, name) in rules {
+            let pattern = ModelPattern::parse(pattern)?;
+            if pattern.name().is_some() && name.contains('*') {
+                return None;
+            }
+            allowed.push((pattern, *name));
+        }
+        Some(Self(ModelMap::new(allowed)))
+    }
+
+    /// The backend's name for a model, which may be the client's. `None` where it isn't served.
+    pub fn name(&self, model: &str) -> Option<String> {
+        self.0.specificity(model)?;
+        Some(self.0.rename(model).unwrap_or_else(|| model.to_owned()))
+    }
+
+    pub fn aliases(&self, name: &str) -> Vec<String> {
+        self.0.aliases(name)
+    }
 }
 
 /// The head of a request as it goes to a backend, its body being so long. `None` where it isn't
