@@ -65,6 +65,12 @@ const REFUSED: &[(&str, Condition, &str)] = &[
         "ours takes 32 interim responses at most, hyper any number (no limit in RFC 9110, section 15.2)",
     ),
     (
+        "too many empty lines",
+        |_| true,
+        "ours takes 32 empty lines before heads at most, hyper any number (RFC 9112, section 2.2 \
+         allows for them before requests only)",
+    ),
+    (
         "head too large",
         |hypers| {
             let fields = hypers.fields.iter();

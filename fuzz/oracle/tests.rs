@@ -62,6 +62,7 @@ fn each_rule_by_example() {
         (with_fields("Content-Length: 0, 0\r\n"), "ours refuses a list in Content-Length"),
         (answer("HTTP/1.1 101 Switching Protocols\r\n\r\n"), "ours refuses 101"),
         (answer("HTTP/1.1 100 Continue\r\n\r\n".repeat(33) + "HTTP/1.1 204 No Content\r\n\r\n"), "ours takes 32 interim responses"),
+        (answer("\r\n".repeat(33) + "HTTP/1.1 204 No Content\r\n\r\n"), "ours takes 32 empty lines"),
         (with_fields(&format!("{length}a: {}\r\n", "x".repeat(270_000))), "ours takes a head of 256 KiB"),
         (in_two, "ours refuses what can't become a head"),
         (answer(b"HTTP/1.1 200 f\xfcr uns\r\nContent-Length: 0\r\n\r\n"), "ours passes on a reason phrase"),
