@@ -7,23 +7,23 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::rope::PIECE;
 
-/// A body that is sent piece by piece.
-fn in_pieces() -> (Sender<Bytes, BoxError>, RequestBody) {
+/// A body that is sent chunk by chunk.
+fn in_chunks() -> (Sender<Bytes, BoxError>, RequestBody) {
     let (sender, body) = Channel::new(16);
     (sender, RequestBody::new(body))
 }
 
-/// One whose pieces are there already.
-async fn of_pieces(pieces: &[&'static str]) -> RequestBody {
-    let (mut sender, body) = in_pieces();
-    for &piece in pieces {
-        sender.send_data(piece.into()).await.unwrap();
+/// One whose chunks are there already.
+async fn of_chunks(chunks: &[&'static str]) -> RequestBody {
+    let (mut sender, body) = in_chunks();
+    for &chunk in chunks {
+        sender.send_data(chunk.into()).await.unwrap();
     }
     body
 }
 
 async fn next(body: &mut RequestBody) -> Result<Bytes, Error> {
-    let frame = soon(body.frame()).await.expect("a piece")?;
+    let frame = soon(body.frame()).await.expect("a chunk")?;
     Ok(frame.into_data().expect("data"))
 }
 
@@ -45,13 +45,13 @@ fn secs(seconds: u64) -> Duration {
 
 #[tokio::test]
 async fn a_body_may_be_as_large_as_the_limit() {
-    let body = of_pieces(&["ab", "", "cd", "e"]).await.with_max_bytes(5);
+    let body = of_chunks(&["ab", "", "cd", "e"]).await.with_max_bytes(5);
     assert_eq!(body.collect().await.unwrap().to_bytes(), "abcde");
 }
 
 #[tokio::test]
 async fn the_first_byte_over_the_limit_is_an_error() {
-    let mut body = of_pieces(&["ab", "cd", "ef"]).await.with_max_bytes(5);
+    let mut body = of_chunks(&["ab", "cd", "ef"]).await.with_max_bytes(5);
     assert_eq!(next(&mut body).await.unwrap(), "ab");
     assert_eq!(next(&mut body).await.unwrap(), "cd");
     let error = next(&mut body).await.unwrap_err();
@@ -61,7 +61,7 @@ async fn the_first_byte_over_the_limit_is_an_error() {
     );
     assert!(error.is_client_error());
 
-    let error = of_pieces(&["abc", "def"])
+    let error = of_chunks(&["abc", "def"])
         .await
         .with_max_bytes(5)
         .buffer(Scan::No);
@@ -75,22 +75,22 @@ fn an_announced_length_is_checked_at_once() {
     assert!(!body(3).is_too_large());
     assert!(!RequestBody::new(Full::from("abc")).is_too_large());
     // Nothing was announced.
-    let (_sender, body) = in_pieces();
+    let (_sender, body) = in_chunks();
     assert!(!body.with_max_bytes(0).is_too_large());
 }
 
 #[tokio::test]
 async fn a_limit_outlives_another_stage() {
-    let body = of_pieces(&["abc"]).await.with_max_bytes(2);
+    let body = of_chunks(&["abc"]).await.with_max_bytes(2);
     let body = RequestBody::new(RequestBody::new(body));
     assert_eq!(body.collect().await.unwrap_err().status(), 413);
 }
 
-// Silences.
+// Idle times.
 
 #[tokio::test(start_paused = true)]
-async fn a_silence_that_lasts_too_long_is_an_error() {
-    let (mut sender, body) = in_pieces();
+async fn being_idle_for_too_long_is_an_error() {
+    let (mut sender, body) = in_chunks();
     let mut body = body.with_idle_timeout(secs(5));
     let sending = tokio::spawn(async move {
         for pause in [4, 4, 0, 4] {
@@ -115,13 +115,13 @@ async fn a_silence_that_lasts_too_long_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_does_not_read_is_not_the_clients_silence() {
-    let (mut sender, body) = in_pieces();
+async fn a_backend_that_does_not_read_does_not_make_the_client_idle() {
+    let (mut sender, body) = in_chunks();
     let mut body = body.with_idle_timeout(secs(5));
-    for piece in ["a", "b"] {
-        sender.send_data(piece.into()).await.unwrap();
+    for chunk in ["a", "b"] {
+        sender.send_data(chunk.into()).await.unwrap();
         sleep(secs(100)).await;
-        assert_eq!(next(&mut body).await.unwrap(), piece);
+        assert_eq!(next(&mut body).await.unwrap(), chunk);
     }
     // Nor where it was asked in vain before.
     assert!(tokio::time::timeout(secs(1), body.frame()).await.is_err());
@@ -135,24 +135,24 @@ async fn a_backend_that_does_not_read_is_not_the_clients_silence() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_held_is_timed_as_well() {
-    let (_sender, body) = in_pieces();
+    let (_sender, body) = in_chunks();
     let held = soon(body.with_idle_timeout(secs(5)).buffer(Scan::No)).await;
     let error = held.err().unwrap();
     assert_eq!(error.status(), 408);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_period_a_body_may_be_silent() {
-    let (_sender, mut body) = in_pieces();
+async fn without_an_idle_timeout_a_body_may_be_idle() {
+    let (_sender, mut body) = in_chunks();
     let waited = tokio::time::timeout(secs(1_000_000), body.frame()).await;
     assert!(waited.is_err());
 }
 
-// What it passes on.
+// What it forwards.
 
 #[tokio::test]
-async fn a_streamed_body_passes_piece_by_piece() {
-    let mut body = of_pieces(&["a", "bc"]).await;
+async fn a_streamed_body_passes_chunk_by_chunk() {
+    let mut body = of_chunks(&["a", "bc"]).await;
     assert!(!body.is_end_stream());
     assert_eq!(next(&mut body).await.unwrap(), "a");
     assert_eq!(next(&mut body).await.unwrap(), "bc");
@@ -165,7 +165,7 @@ async fn a_streamed_body_passes_piece_by_piece() {
 
 #[tokio::test]
 async fn trailers_of_a_streamed_body_pass() {
-    let (mut sender, mut body) = in_pieces();
+    let (mut sender, mut body) = in_chunks();
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "1".parse().unwrap());
     sender.send_trailers(trailers.clone()).await.unwrap();
@@ -177,7 +177,7 @@ async fn trailers_of_a_streamed_body_pass() {
 #[tokio::test]
 async fn a_body_that_breaks_off_is_an_error_with_its_cause() {
     for holds in [false, true] {
-        let (mut sender, mut body) = in_pieces();
+        let (mut sender, mut body) = in_chunks();
         sender.send_data("half".into()).await.unwrap();
         sender.abort(std::fmt::Error.into());
         let error = if holds {
@@ -210,16 +210,16 @@ async fn a_body_that_is_empty_has_ended() {
 // In memory.
 
 #[tokio::test]
-async fn a_held_body_is_handed_on_in_pieces_of_the_same_memory() {
+async fn a_buffered_body_is_forwarded_in_chunks_of_the_same_memory() {
     let bytes = Bytes::from(vec![7; 2 * PIECE + 1]);
     let mut body = RequestBody::from(bytes.clone());
     let mut left = bytes.len();
     for expected in [PIECE, PIECE, 1] {
         assert!(!body.is_end_stream());
         assert_eq!(body.size_hint().exact(), Some(left as u64));
-        let piece = next(&mut body).await.unwrap();
-        assert_eq!(piece.len(), expected);
-        assert_eq!(piece.as_ptr(), bytes[bytes.len() - left..].as_ptr());
+        let chunk = next(&mut body).await.unwrap();
+        assert_eq!(chunk.len(), expected);
+        assert_eq!(chunk.as_ptr(), bytes[bytes.len() - left..].as_ptr());
         left -= expected;
     }
     assert!(body.is_end_stream());
@@ -246,7 +246,7 @@ async fn a_replaced_body_has_the_length_that_it_tells() {
 
 #[tokio::test]
 async fn a_body_that_is_no_json_object_is_found_out_at_once_where_it_must_be_one() {
-    let (mut sender, body) = in_pieces();
+    let (mut sender, body) = in_chunks();
     sender.send_data("[".into()).await.unwrap();
     let error = soon(body.buffer(Scan::Json { is_strict: true }))
         .await
@@ -254,7 +254,7 @@ async fn a_body_that_is_no_json_object_is_found_out_at_once_where_it_must_be_one
         .unwrap();
     assert_eq!(error.status(), 400);
 
-    let body = of_pieces(&["not", " json"]).await;
+    let body = of_chunks(&["not", " json"]).await;
     let body = body.buffer(Scan::Json { is_strict: false }).await.unwrap();
     assert!(body.found().unwrap().is_err());
     assert_eq!(bytes(body).await, "not json");
@@ -283,13 +283,13 @@ fn budget(limit: u64) -> Arc<Budget> {
 #[tokio::test]
 async fn buffered_bodies_share_a_budget_and_give_it_back() {
     let budget = budget(5);
-    let first = of_pieces(&["ab", "c"])
+    let first = of_chunks(&["ab", "c"])
         .await
         .with_buffer_limits(u64::MAX, &budget);
     let first = first.buffer(Scan::No).await.unwrap();
     let clone = first.try_clone().unwrap();
 
-    let second = of_pieces(&["def"])
+    let second = of_chunks(&["def"])
         .await
         .with_buffer_limits(u64::MAX, &budget);
     let error = second.buffer(Scan::No).await.err().unwrap();
@@ -301,12 +301,12 @@ async fn buffered_bodies_share_a_budget_and_give_it_back() {
     assert_eq!(response.headers()["retry-after"], "1");
 
     drop(first);
-    let third = of_pieces(&["def"])
+    let third = of_chunks(&["def"])
         .await
         .with_buffer_limits(u64::MAX, &budget);
     assert!(third.buffer(Scan::No).await.is_err(), "a clone has it");
     drop(clone);
-    let fourth = of_pieces(&["defgh"])
+    let fourth = of_chunks(&["defgh"])
         .await
         .with_buffer_limits(u64::MAX, &budget);
     // A second look at it doesn't count it twice, nor give it back.
@@ -315,12 +315,12 @@ async fn buffered_bodies_share_a_budget_and_give_it_back() {
         .buffer(Scan::Json { is_strict: false })
         .await
         .unwrap();
-    let fifth = of_pieces(&["i"])
+    let fifth = of_chunks(&["i"])
         .await
         .with_buffer_limits(u64::MAX, &budget);
     assert!(fifth.buffer(Scan::No).await.is_err());
     drop(fourth);
-    let sixth = of_pieces(&["ijklm"])
+    let sixth = of_chunks(&["ijklm"])
         .await
         .with_buffer_limits(u64::MAX, &budget);
     assert!(sixth.buffer(Scan::No).await.is_ok());
@@ -328,7 +328,7 @@ async fn buffered_bodies_share_a_budget_and_give_it_back() {
 
 #[tokio::test]
 async fn a_streamed_body_needs_no_budget() {
-    let body = of_pieces(&["abc"])
+    let body = of_chunks(&["abc"])
         .await
         .with_buffer_limits(u64::MAX, &budget(1));
     assert_eq!(bytes(body).await, "abc");
@@ -336,7 +336,7 @@ async fn a_streamed_body_needs_no_budget() {
 
 /// Sends `chunk` every `pause` seconds, and gives what buffering it comes to.
 async fn buffered_slowly(chunk: usize, pause: u64, chunks: usize) -> Result<RequestBody, Error> {
-    let (mut sender, body) = in_pieces();
+    let (mut sender, body) = in_chunks();
     let sending = async move {
         for _ in 0..chunks {
             sleep(secs(pause)).await;
@@ -360,20 +360,20 @@ async fn a_client_that_sends_drop_by_drop_is_given_up() {
 }
 
 #[tokio::test]
-async fn holding_a_single_piece_does_not_copy_it() {
-    let (mut sender, body) = in_pieces();
-    let piece = Bytes::from(vec![7; 1000]);
-    sender.send_data(piece.clone()).await.unwrap();
+async fn buffering_a_single_chunk_does_not_copy_it() {
+    let (mut sender, body) = in_chunks();
+    let chunk = Bytes::from(vec![7; 1000]);
+    sender.send_data(chunk.clone()).await.unwrap();
     drop(sender);
     let held = bytes(body.buffer(Scan::No).await.unwrap()).await;
-    assert_eq!((held.as_ptr(), held.len()), (piece.as_ptr(), 1000));
+    assert_eq!((held.as_ptr(), held.len()), (chunk.as_ptr(), 1000));
 }
 
 #[tokio::test]
-async fn holding_joins_pieces_and_drops_trailers() {
-    let (mut sender, body) = in_pieces();
-    for piece in ["", "a", "bc", "", "def"] {
-        sender.send_data(piece.into()).await.unwrap();
+async fn buffering_joins_chunks_and_drops_trailers() {
+    let (mut sender, body) = in_chunks();
+    for chunk in ["", "a", "bc", "", "def"] {
+        sender.send_data(chunk.into()).await.unwrap();
     }
     sender.send_trailers(HeaderMap::new()).await.unwrap();
     drop(sender);
@@ -398,7 +398,7 @@ fn debug_shows_no_content() {
 
 #[tokio::test]
 async fn a_body_is_lent_again_until_it_was_read_from() {
-    let lender = Lender::new(of_pieces(&["ab", "c"]).await);
+    let lender = Lender::new(of_chunks(&["ab", "c"]).await);
     let lent = lender.lend().unwrap();
     assert!(!lent.is_end_stream() && lender.lend().is_none());
     drop(lent);
@@ -414,9 +414,9 @@ async fn a_body_is_lent_again_until_it_was_read_from() {
 }
 
 #[tokio::test]
-async fn what_is_buffered_has_a_limit_of_its_own() {
+async fn buffered_bodies_have_a_separate_limit() {
     let body = || async {
-        let body = of_pieces(&["abc", "def"]).await.with_max_bytes(6);
+        let body = of_chunks(&["abc", "def"]).await.with_max_bytes(6);
         body.with_buffer_limits(5, &budget(100))
     };
     assert_eq!(bytes(body().await).await, "abcdef");

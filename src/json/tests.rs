@@ -25,16 +25,16 @@ fn feed(chunks: impl IntoIterator<Item = Bytes>) -> Result<Replaced, Invalid> {
     Ok(Replaced::new(rope.finish(), spans, with))
 }
 
-/// The document of which these are the pieces, with its model replaced by `x`.
-fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, Invalid> {
-    let mut pieces = feed(pieces)?;
-    let mut remaining = pieces.remaining();
+/// The document of which these are the chunks, with its model replaced by `x`.
+fn splice_chunks(chunks: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, Invalid> {
+    let mut chunks = feed(chunks)?;
+    let mut remaining = chunks.remaining();
     let mut new = Vec::new();
-    while let Some(piece) = pieces.next() {
-        assert!(!piece.is_empty(), "an empty piece");
-        remaining -= piece.len() as u64;
-        assert_eq!(pieces.remaining(), remaining);
-        new.extend_from_slice(&piece);
+    while let Some(chunk) = chunks.next() {
+        assert!(!chunk.is_empty(), "an empty chunk");
+        remaining -= chunk.len() as u64;
+        assert_eq!(chunks.remaining(), remaining);
+        new.extend_from_slice(&chunk);
     }
     assert_eq!(remaining, 0);
     Ok(new)
@@ -42,7 +42,7 @@ fn splice_pieces(pieces: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, Inv
 
 /// `body` with its model replaced by `x`.
 fn splice(body: &[u8]) -> Result<Vec<u8>, Invalid> {
-    splice_pieces([Bytes::copy_from_slice(body)])
+    splice_chunks([Bytes::copy_from_slice(body)])
 }
 
 /// The same. Checks that it comes out so wherever the body is cut in two, and cut into bytes.
@@ -53,11 +53,11 @@ fn splice_cut(body: &[u8]) -> Result<Vec<u8>, Invalid> {
     let found = scan_cut(&body).map(|found| found.require_object().is_ok());
     assert_eq!(found == Ok(true), whole.is_ok(), "{text} of any kind");
     for at in 0..=body.len() {
-        let cut = splice_pieces([body.slice(..at), body.slice(at..)]);
+        let cut = splice_chunks([body.slice(..at), body.slice(at..)]);
         assert_eq!(cut, whole, "{text} cut at {at}");
     }
     let bytes = (0..body.len()).map(|at| body.slice(at..=at));
-    assert_eq!(splice_pieces(bytes), whole, "{text} cut into bytes");
+    assert_eq!(splice_chunks(bytes), whole, "{text} cut into bytes");
     whole
 }
 
@@ -429,7 +429,7 @@ fn strings_are_decoded() {
 }
 
 #[test]
-fn pieces_are_read_up_to_the_first_error() {
+fn chunks_are_read_up_to_the_first_error() {
     let mut scanner = Scanner::default();
     scanner.feed(br#"{"model":"a","#).unwrap();
     let error = scanner.feed(b"}, and more").unwrap_err();
@@ -439,26 +439,26 @@ fn pieces_are_read_up_to_the_first_error() {
 #[test]
 fn nothing_is_copied() {
     let body = Bytes::from_static(br#"{"n":1,"model":"gpt-4o","messages":[]}"#);
-    let pieces: Vec<Bytes> = feed([body.clone()]).unwrap().collect();
+    let chunks: Vec<Bytes> = feed([body.clone()]).unwrap().collect();
 
-    assert_eq!(pieces.len(), 3);
-    assert_eq!(pieces[0].as_ptr(), body.as_ptr());
-    assert_eq!(pieces[2].as_ptr_range().end, body.as_ptr_range().end);
+    assert_eq!(chunks.len(), 3);
+    assert_eq!(chunks[0].as_ptr(), body.as_ptr());
+    assert_eq!(chunks[2].as_ptr_range().end, body.as_ptr_range().end);
 }
 
 #[test]
-fn nothing_of_large_pieces_is_copied() {
+fn nothing_of_large_chunks_is_copied() {
     let text = "-".repeat(100_000);
     let body = Bytes::from(format!(r#"{{"a":"{text}","model":"{text}","b":"{text}"}}"#));
     let middle = body.len() / 2;
-    let pieces: Vec<Bytes> = feed([body.slice(..middle), body.slice(middle..)])
+    let chunks: Vec<Bytes> = feed([body.slice(..middle), body.slice(middle..)])
         .unwrap()
         .collect();
 
-    assert_eq!(pieces.len(), 3);
-    assert_eq!(pieces[0].as_ptr(), body.as_ptr());
-    assert_eq!(pieces[1], r#""x""#);
-    assert_eq!(pieces[2].as_ptr_range().end, body.as_ptr_range().end);
+    assert_eq!(chunks.len(), 3);
+    assert_eq!(chunks[0].as_ptr(), body.as_ptr());
+    assert_eq!(chunks[1], r#""x""#);
+    assert_eq!(chunks[2].as_ptr_range().end, body.as_ptr_range().end);
 }
 
 #[test]
@@ -469,11 +469,11 @@ fn a_key_may_be_of_any_length() {
         let body = format!(r#"{{"{key}":1,"model":2}}"#);
         let mut rest = Bytes::from(body);
         let new = format!(r#"{{"{key}":1,"model":"x"}}"#);
-        let pieces = std::iter::from_fn(|| {
+        let chunks = std::iter::from_fn(|| {
             let length = rest.len().min(1000);
             rest.has_remaining().then(|| rest.split_to(length))
         });
-        assert_eq!(splice_pieces(pieces), Ok(new.into()));
+        assert_eq!(splice_chunks(chunks), Ok(new.into()));
     }
 }
 
@@ -780,7 +780,7 @@ fn check_members(old: &[u8], new: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// `body` in pieces, cut at these places.
+/// `body` in chunks, cut at these places.
 fn cut(body: &[u8], at: Vec<Index>) -> Vec<Bytes> {
     let mut at: Vec<usize> = at.iter().map(|at| at.index(body.len() + 1)).collect();
     at.sort_unstable();
@@ -824,7 +824,7 @@ proptest! {
         document in document(),
         cuts in vec(any::<Index>(), 0..5),
     ) {
-        let new = splice_pieces(cut(document.old.as_bytes(), cuts));
+        let new = splice_chunks(cut(document.old.as_bytes(), cuts));
         let new = new.map(|new| String::from_utf8(new).unwrap());
         prop_assert_eq!(new, Ok(document.new));
         check_against_serde(document.old.as_bytes())?;
@@ -845,7 +845,7 @@ proptest! {
             apply(&mut body, change);
         }
         check_against_serde(&body)?;
-        prop_assert_eq!(splice_pieces(cut(&body, cuts)), splice(&body));
+        prop_assert_eq!(splice_chunks(cut(&body, cuts)), splice(&body));
     }
 
     #[test]

@@ -414,8 +414,8 @@ fn form() -> impl Strategy<Value = Vec<u8>> {
         "\r\nContent-Type: audio/wav",
         "\r\nX: ;name=model",
     ]);
-    let pieces = select(vec!["\r\n", "\n", "\r", "-", "--", "b", "c", "model"]);
-    let content = vec(pieces, 0..8).prop_map(|pieces| pieces.concat());
+    let chunks = select(vec!["\r\n", "\n", "\r", "-", "--", "b", "c", "model"]);
+    let content = vec(chunks, 0..8).prop_map(|chunks| chunks.concat());
     let content = content.prop_filter("a delimiter", |content| !content.contains("--b"));
     let part = (name, file, header, content).prop_map(|(name, file, header, content)| {
         let disposition = format!("Content-Disposition: form-data; name={name}{file}");

@@ -1,24 +1,24 @@
 use super::*;
 
-fn rope(pieces: &[Bytes]) -> Rope {
+fn rope(chunks: &[Bytes]) -> Rope {
     let mut builder = RopeBuilder::default();
-    for piece in pieces {
-        builder.push(piece.clone());
+    for chunk in chunks {
+        builder.push(chunk.clone());
     }
     builder.finish()
 }
 
-fn pieces(mut rope: Rope) -> Vec<Bytes> {
-    let mut pieces = Vec::new();
+fn chunks(mut rope: Rope) -> Vec<Bytes> {
+    let mut chunks = Vec::new();
     while !rope.is_empty() {
         let before = rope.len();
-        let piece = rope.take(usize::MAX);
-        assert!(!piece.is_empty());
-        assert_eq!(rope.len(), before - piece.len());
-        pieces.push(piece);
+        let chunk = rope.take(usize::MAX);
+        assert!(!chunk.is_empty());
+        assert_eq!(rope.len(), before - chunk.len());
+        chunks.push(chunk);
     }
     assert!(rope.take(usize::MAX).is_empty());
-    pieces
+    chunks
 }
 
 /// So many bytes, all different from their neighbours.
@@ -27,9 +27,9 @@ fn bytes(length: usize) -> Bytes {
 }
 
 #[test]
-fn large_pieces_stay_where_they_are() {
+fn large_chunks_stay_where_they_are() {
     let old = [bytes(SMALL), bytes(PIECE), bytes(3 * SMALL)];
-    let new = pieces(rope(&old));
+    let new = chunks(rope(&old));
     assert_eq!(new, old);
     for (new, old) in new.iter().zip(&old) {
         assert_eq!(new.as_ptr(), old.as_ptr());
@@ -37,23 +37,23 @@ fn large_pieces_stay_where_they_are() {
 }
 
 #[test]
-fn a_single_small_piece_stays_where_it_is() {
+fn a_single_small_chunk_stays_where_it_is() {
     let old = bytes(3);
-    let new = pieces(rope(&[Bytes::new(), old.clone(), Bytes::new()]));
+    let new = chunks(rope(&[Bytes::new(), old.clone(), Bytes::new()]));
     assert_eq!((new.len(), new[0].as_ptr()), (1, old.as_ptr()));
 }
 
 #[test]
-fn small_pieces_are_joined_between_large_ones() {
+fn small_chunks_are_joined_between_large_ones() {
     let (small, large) = (bytes(SMALL - 1), bytes(SMALL));
     let order = [&large, &small, &small, &small, &large, &large, &small];
-    let new = pieces(rope(&order.map(Bytes::clone)));
-    assert_eq!(new.concat(), order.map(|piece| &piece[..]).concat());
+    let new = chunks(rope(&order.map(Bytes::clone)));
+    assert_eq!(new.concat(), order.map(|chunk| &chunk[..]).concat());
     let lengths = new.iter().map(Bytes::len);
     assert!(lengths.eq([SMALL, 3 * (SMALL - 1), SMALL, SMALL, SMALL - 1]));
 }
 
-/// Neither its bookkeeping nor what the pieces kept in memory may be much larger than the body.
+/// Neither its bookkeeping nor what the chunks kept in memory may be much larger than the body.
 #[test]
 fn a_body_in_single_bytes_needs_little_more_memory_than_its_length() {
     let length = 1_000_000;
@@ -65,27 +65,27 @@ fn a_body_in_single_bytes_needs_little_more_memory_than_its_length() {
     let rope = builder.finish();
     assert_eq!(rope.len(), length);
     assert!(rope.rest.capacity() < 100, "{}", rope.rest.capacity());
-    let kept = pieces(rope);
+    let kept = chunks(rope);
     assert_eq!(kept.concat(), buffer);
     let behind = &kept[1..];
     assert!(
         behind
             .iter()
-            .all(|piece| !buffer.as_ptr_range().contains(&piece.as_ptr()))
+            .all(|chunk| !buffer.as_ptr_range().contains(&chunk.as_ptr()))
     );
 }
 
 #[test]
 fn a_clone_shares_the_bytes_and_is_read_by_itself() {
     let old = rope(&[bytes(SMALL), bytes(10), bytes(SMALL)]);
-    let expected = pieces(old.clone());
+    let expected = chunks(old.clone());
     let mut other = old.clone();
     other.skip(SMALL + 5);
     assert_eq!((old.len(), other.len()), (2 * SMALL + 10, SMALL + 5));
-    for (new, old) in pieces(old).iter().zip(&expected) {
+    for (new, old) in chunks(old).iter().zip(&expected) {
         assert_eq!((new.as_ptr(), new.len()), (old.as_ptr(), old.len()));
     }
-    assert_eq!(pieces(other).concat(), expected.concat()[SMALL + 5..]);
+    assert_eq!(chunks(other).concat(), expected.concat()[SMALL + 5..]);
 }
 
 #[test]

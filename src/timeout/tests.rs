@@ -48,13 +48,13 @@ fn empty_request() -> Request<Empty<Bytes>> {
     Request::new(Empty::new())
 }
 
-/// A request whose body is sent piece by piece.
-fn request_in_pieces() -> (Sender<Bytes>, Request<Channel<Bytes>>) {
+/// A request whose body is sent chunk by chunk.
+fn request_in_chunks() -> (Sender<Bytes>, Request<Channel<Bytes>>) {
     let (sender, body) = Channel::new(8);
     (sender, Request::new(body))
 }
 
-/// 10 s for the head, 5 s for a silence.
+/// 10 s for the head, 5 s of idle time.
 fn layer() -> TimeoutLayer {
     TimeoutLayer::new()
         .with_default_response_head(secs(10))
@@ -125,7 +125,7 @@ async fn a_body_that_nobody_reads_does_not_stop_the_clock() {
         let _unread = request;
         pending::<Result<Response<Full<Bytes>>, Error>>().await
     }));
-    let (_sender, request) = request_in_pieces();
+    let (_sender, request) = request_in_chunks();
     assert!(after(10, service.oneshot(request)).await.is_err());
 }
 
@@ -137,7 +137,7 @@ async fn read(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Er
 
 #[tokio::test(start_paused = true)]
 async fn the_clock_stands_while_the_client_is_waited_for() {
-    let (mut sender, request) = request_in_pieces();
+    let (mut sender, request) = request_in_chunks();
     tokio::spawn(async move {
         sleep(100).await;
         sender.send_data("a".into()).await.unwrap();
@@ -153,7 +153,7 @@ async fn the_clock_stands_while_the_client_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn the_clock_stands_for_a_body_that_another_task_reads() {
-    let (sender, request) = request_in_pieces();
+    let (sender, request) = request_in_chunks();
     tokio::spawn(async move {
         sleep(64).await;
         drop(sender);
@@ -167,13 +167,13 @@ async fn the_clock_stands_for_a_body_that_another_task_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_clock_starts_anew_with_each_piece() {
-    let (mut sender, request) = request_in_pieces();
+async fn the_clock_restarts_with_each_chunk() {
+    let (mut sender, request) = request_in_chunks();
     for _ in 0..4 {
-        sender.send_data("piece".into()).await.unwrap();
+        sender.send_data("chunk".into()).await.unwrap();
     }
     drop(sender);
-    // As a backend that takes a piece now and then.
+    // As a backend that takes a chunk now and then.
     let service = layer().layer(service_fn(|request: Request<RequestBody>| async move {
         let mut body = request.into_body();
         while body.frame().await.is_some() {
@@ -186,9 +186,9 @@ async fn the_clock_starts_anew_with_each_piece() {
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_stops_reading_is_given_up() {
-    let (mut sender, request) = request_in_pieces();
+    let (mut sender, request) = request_in_chunks();
     for _ in 0..4 {
-        sender.send_data("piece".into()).await.unwrap();
+        sender.send_data("chunk".into()).await.unwrap();
     }
     let service = layer().layer(service_fn(|request: Request<RequestBody>| async move {
         let mut body = request.into_body();
@@ -252,8 +252,8 @@ async fn the_wrapped_service_is_waited_for() {
 
 // The body.
 
-/// A response's body that is sent piece by piece, with 5 s for a silence.
-async fn response_in_pieces() -> (Sender<Bytes, Error>, TimeoutBody<Channel<Bytes, Error>>) {
+/// A response's body that is sent chunk by chunk, with 5 s of idle time.
+async fn response_in_chunks() -> (Sender<Bytes, Error>, TimeoutBody<Channel<Bytes, Error>>) {
     let (sender, body) = Channel::new(8);
     let mut body = Some(body);
     let service = layer().layer(service_fn(|_| {
@@ -265,46 +265,46 @@ async fn response_in_pieces() -> (Sender<Bytes, Error>, TimeoutBody<Channel<Byte
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silence_that_lasts_too_long_is_an_error() {
-    let (sender, mut body) = response_in_pieces().await;
+async fn being_idle_for_too_long_is_an_error() {
+    let (sender, mut body) = response_in_chunks().await;
     let error = after(5, body.frame()).await.unwrap().unwrap_err();
     assert_eq!(error.code(), "http_response_timeout");
     assert!(error.is_timeout());
 
-    let (mut other, mut body) = response_in_pieces().await;
-    other.send_data("piece".into()).await.unwrap();
-    let piece = after(0, body.frame()).await.unwrap().unwrap();
-    assert_eq!(piece.into_data().unwrap(), "piece");
+    let (mut other, mut body) = response_in_chunks().await;
+    other.send_data("chunk".into()).await.unwrap();
+    let chunk = after(0, body.frame()).await.unwrap().unwrap();
+    assert_eq!(chunk.into_data().unwrap(), "chunk");
     assert!(after(5, body.frame()).await.unwrap().is_err());
     sender.abort(Error::new(Kind::Truncated));
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_piece_ends_a_silence() {
-    let (mut sender, mut body) = response_in_pieces().await;
+async fn each_chunk_ends_an_idle_time() {
+    let (mut sender, mut body) = response_in_chunks().await;
     tokio::spawn(async move {
         for pause in [4, 1, 4, 4, 0, 4] {
             sleep(pause).await;
-            sender.send_data("piece".into()).await.unwrap();
+            sender.send_data("chunk".into()).await.unwrap();
         }
         sleep(4).await;
         sender.send_trailers(HeaderMap::new()).await.unwrap();
     });
-    let mut pieces = 0;
+    let mut chunks = 0;
     while let Some(frame) = body.frame().await {
         frame.unwrap();
-        pieces += 1;
+        chunks += 1;
     }
-    assert_eq!(pieces, 7);
+    assert_eq!(chunks, 7);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silence_counts_from_the_last_piece_on() {
-    let (mut sender, mut body) = response_in_pieces().await;
+async fn the_idle_time_counts_from_the_last_chunk_on() {
+    let (mut sender, mut body) = response_in_chunks().await;
     tokio::spawn(async move {
         for _ in 0..3 {
             sleep(3).await;
-            sender.send_data("piece".into()).await.unwrap();
+            sender.send_data("chunk".into()).await.unwrap();
         }
         never(pending::<()>()).await;
     });
@@ -315,10 +315,10 @@ async fn a_silence_counts_from_the_last_piece_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_does_not_ask_is_nobodys_silence() {
-    let (mut sender, mut body) = response_in_pieces().await;
+async fn a_reader_that_does_not_poll_makes_nobody_idle() {
+    let (mut sender, mut body) = response_in_chunks().await;
     for _ in 0..2 {
-        sender.send_data("piece".into()).await.unwrap();
+        sender.send_data("chunk".into()).await.unwrap();
     }
     for _ in 0..2 {
         sleep(1000).await;
@@ -329,17 +329,17 @@ async fn a_reader_that_does_not_ask_is_nobodys_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_that_came_while_nobody_asked_ends_a_silence() {
-    let (mut sender, mut body) = response_in_pieces().await;
+async fn a_chunk_that_arrives_while_nobody_polls_ends_the_idle_time() {
+    let (mut sender, mut body) = response_in_chunks().await;
     // Asked once in vain, so that the clock runs.
     assert!(tokio::time::timeout(secs(1), body.frame()).await.is_err());
-    sender.send_data("piece".into()).await.unwrap();
+    sender.send_data("chunk".into()).await.unwrap();
     sleep(1000).await;
     assert!(after(0, body.frame()).await.unwrap().is_ok());
     assert!(after(5, body.frame()).await.unwrap().is_err());
 }
 
-/// A body with one piece that comes at a certain time.
+/// A body with one chunk that arrives at a certain time.
 struct Later(Pin<Box<tokio::time::Sleep>>);
 
 impl Body for Later {
@@ -350,27 +350,27 @@ impl Body for Later {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = || Some(Ok(Frame::data("piece".into())));
-        self.0.as_mut().poll(cx).map(|()| piece())
+        let chunk = || Some(Ok(Frame::data("chunk".into())));
+        self.0.as_mut().poll(cx).map(|()| chunk())
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_that_comes_with_the_last_tick_is_not_late() {
+async fn a_chunk_that_arrives_with_the_last_tick_is_not_late() {
     let clock = (IdleClock::new(secs(5)), None);
     let mut body = TimeoutBody::new(Later(Box::pin(sleep(5))), Some(clock));
     assert!(after(5, body.frame()).await.unwrap().is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_idle_period_a_body_may_be_silent() {
+async fn without_an_idle_timeout_a_body_may_be_idle() {
     let (_sender, body) = Channel::<Bytes, Error>::new(1);
     let mut body = TimeoutBody::new(body, None);
     never(body.frame()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silence_names_the_backend() {
+async fn an_idle_timeout_names_the_backend() {
     let mut request = empty_request();
     request
         .extensions_mut()
@@ -388,8 +388,8 @@ async fn a_silence_names_the_backend() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_passes_as_it_is() {
-    let (mut sender, mut body) = response_in_pieces().await;
-    sender.send_data("piece".into()).await.unwrap();
+    let (mut sender, mut body) = response_in_chunks().await;
+    sender.send_data("chunk".into()).await.unwrap();
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "1".parse().unwrap());
     sender.send_trailers(trailers.clone()).await.unwrap();
@@ -398,11 +398,11 @@ async fn a_body_passes_as_it_is() {
         body.frame().await.unwrap().unwrap(),
         body.frame().await.unwrap().unwrap(),
     ];
-    assert_eq!(frames[0].data_ref().unwrap(), "piece");
+    assert_eq!(frames[0].data_ref().unwrap(), "chunk");
     assert_eq!(frames[1].trailers_ref().unwrap(), &trailers);
     assert!(body.frame().await.is_none());
 
-    let (sender, mut body) = response_in_pieces().await;
+    let (sender, mut body) = response_in_chunks().await;
     sender.abort(Error::new(Kind::Truncated));
     let error = body.frame().await.unwrap().unwrap_err();
     assert_eq!(error.code(), "connection_terminated");

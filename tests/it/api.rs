@@ -644,7 +644,7 @@ async fn json_has_one_limit_and_what_streams_through_another() {
             &[
                 ("/v1/files", FORM, 200),
                 ("/v1/audio/translations/x", FORM, 200),
-                // Held for their model.
+                // Buffered for their model.
                 ("/v1/audio/translations", FORM, 150),
                 ("/v1/chat/completions", "text/plain", 150),
             ],
@@ -702,7 +702,7 @@ async fn an_upload_over_its_limit_is_413_before_a_head_and_a_cut_after_it() {
             assert_eq!(answer.status(), 413);
             assert_eq!(answer.error_code(), "http_request_error");
         }
-        // Broken off, not ended.
+        // Truncated, not ended.
         wire.closed().await;
     }
 }
@@ -759,7 +759,7 @@ async fn an_upload_that_was_begun_moves_on_no_more() {
         assert_eq!(client.response().await.status(), status);
     }
     assert!(!third.is_contacted().await);
-    // A body that was held does.
+    // A body that was buffered does.
     client.send(with_body("POST /v1/files", "", "{}")).await;
     let mut wire = second.accept().await;
     wire.request().await;
@@ -830,7 +830,7 @@ async fn check_body(bench: &mut Bench, start: &str, fields: &str, body: &str, ex
     assert_eq!(length, Some(expected.len().to_string()), "{what}");
     assert_eq!(arrived.field("transfer-encoding"), None, "{what}");
 
-    // Held in memory, it has a length; else it stays without.
+    // Buffered in memory, it has a length; else it stays without.
     let arrived = bench.arrives(in_chunks(start, fields, body)).await;
     assert_eq!(text(&arrived.content()), expected, "{what}");
     let is_chunked = arrived.field("transfer-encoding").is_some();

@@ -35,7 +35,7 @@ fn client(app: &Server, config: OpenAIConfig) -> Client<OpenAIConfig> {
     Client::build(http.expect("an HTTP client"), config)
 }
 
-/// The stand-in for the API that comes with the server example.
+/// The mock of the API that comes with the server example.
 fn demo() -> (Server, String) {
     let demo = Server::demo(&[]);
     let config = config_of(&[entry("LLM1", demo.address, "")], "");
@@ -51,8 +51,8 @@ fn request(model: &str) -> CreateChatCompletionRequest {
         .expect("a request")
 }
 
-fn text(piece: &CreateChatCompletionStreamResponse) -> &str {
-    let choice = piece.choices.first();
+fn text(chunk: &CreateChatCompletionStreamResponse) -> &str {
+    let choice = chunk.choices.first();
     choice
         .and_then(|choice| choice.delta.content.as_deref())
         .unwrap_or_default()
@@ -78,18 +78,18 @@ async fn an_answer_and_a_stream_say_the_same() {
         .create_stream(request("gpt-4o"))
         .await
         .expect("a stream");
-    let (mut streamed, mut pieces, mut finish) = (String::new(), 0, None);
-    while let Some(piece) = soon("a piece", stream.next()).await {
-        let piece = piece.expect("a whole stream");
-        streamed.push_str(text(&piece));
-        pieces += 1;
-        finish = finish.or(piece
+    let (mut streamed, mut chunks, mut finish) = (String::new(), 0, None);
+    while let Some(chunk) = soon("a chunk", stream.next()).await {
+        let chunk = chunk.expect("a whole stream");
+        streamed.push_str(text(&chunk));
+        chunks += 1;
+        finish = finish.or(chunk
             .choices
             .first()
             .and_then(|choice| choice.finish_reason));
     }
     assert_eq!(streamed, whole);
-    assert!(pieces > 3);
+    assert!(chunks > 3);
     assert_eq!(finish, Some(FinishReason::Stop));
 }
 
@@ -150,9 +150,9 @@ async fn a_stream_that_breaks_off_is_an_error() {
         .create_stream(request("demo-break"))
         .await
         .expect("a stream");
-    let pieces: Vec<_> = soon("its end", stream.collect()).await;
+    let chunks: Vec<_> = soon("its end", stream.collect()).await;
 
-    let (last, begun) = pieces.split_last().expect("it had begun");
+    let (last, begun) = chunks.split_last().expect("it had begun");
     assert!(begun.iter().all(Result::is_ok) && !begun.is_empty());
     assert!(matches!(last, Err(OpenAIError::StreamError(_))), "{last:?}");
 }

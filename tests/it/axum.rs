@@ -318,7 +318,7 @@ fn get_http2(address: SocketAddr, path: &str) -> Request<http2::Body> {
 }
 
 #[tokio::test]
-async fn the_apps_own_streams_flow_piece_by_piece_and_end_with_the_client() {
+async fn the_apps_own_streams_flow_chunk_by_chunk_and_end_with_the_client() {
     let (mut sender, body) = Channel::<Bytes>::new(1);
     let body = Arc::new(Mutex::new(Some(body)));
     let pieces = async |State(body): State<Arc<Mutex<Option<Channel<Bytes>>>>>| {
@@ -348,7 +348,7 @@ async fn the_apps_own_streams_flow_piece_by_piece_and_end_with_the_client() {
 }
 
 #[tokio::test]
-async fn the_apps_own_request_bodies_flow_piece_by_piece() {
+async fn the_apps_own_request_bodies_flow_chunk_by_chunk() {
     let app = Router::new().route("/mirror", post(async |body: Body| body));
     let mut client = Wire::connect(serve(app.layer(proxy().await)).await).await;
     client
@@ -431,7 +431,7 @@ async fn the_apps_limit_on_bodies_is_not_ours() {
 }
 
 #[tokio::test]
-async fn ours_is_streamed_piece_by_piece_over_http1() {
+async fn ours_is_streamed_chunk_by_chunk_over_http1() {
     let backend = Backend::start().await;
     let address = serve(own_app().layer(proxy_to(&backend))).await;
     let mut client = Wire::connect(address).await;
@@ -456,7 +456,7 @@ async fn ours_is_streamed_piece_by_piece_over_http1() {
 }
 
 #[tokio::test]
-async fn ours_is_streamed_piece_by_piece_over_http2() {
+async fn ours_is_streamed_chunk_by_chunk_over_http2() {
     let backend = Backend::start().await;
     let address = serve(own_app().layer(proxy_to(&backend))).await;
     let client = Http2::connect(address).await;
@@ -476,7 +476,10 @@ async fn ours_is_streamed_piece_by_piece_over_http2() {
     assert_eq!(answer.headers()["x-id"], "7");
     for piece in ["one", "three"] {
         wire.send(format!("{}\r\n{piece}\r\n", piece.len())).await;
-        let frame = http2::piece(&mut answer).await.expect("a piece").unwrap();
+        let frame = http2::next_frame(&mut answer)
+            .await
+            .expect("a chunk")
+            .unwrap();
         assert_eq!(frame.into_data().unwrap(), piece);
     }
 
@@ -487,11 +490,11 @@ async fn ours_is_streamed_piece_by_piece_over_http2() {
         .expect("a response");
     assert_eq!(own.status(), 404);
     wire.send("0\r\n\r\n").await;
-    assert!(http2::piece(&mut answer).await.is_none());
+    assert!(http2::next_frame(&mut answer).await.is_none());
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_the_backends_request() {
+async fn a_client_that_disconnects_ends_the_backends_request() {
     let backend = Backend::start().await;
     let address = serve(own_app().layer(proxy_to(&backend))).await;
 

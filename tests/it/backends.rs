@@ -23,7 +23,7 @@ fn two(first: SocketAddr, second: SocketAddr, settings: &str) -> String {
     )
 }
 
-/// One exchange on a connection of its own.
+/// One exchange on a separate connection.
 async fn ask(server: &Server, request: impl AsRef<[u8]>) -> Message {
     let mut client = Wire::connect(server.address).await;
     client.send(request).await;
@@ -308,7 +308,7 @@ async fn the_next_backend_gets_the_very_same_body() {
     let first = first.record_all(response("503 Service Unavailable", ""));
     let second = second.record_all(response(OK, "2"));
 
-    // Every byte value, in pieces that fall on no boundary.
+    // Every byte value, in chunks that fall on no boundary.
     let body: Vec<u8> = (0..1_000_003u32)
         .map(|i| (i.wrapping_mul(i) >> 7) as u8)
         .collect();
@@ -634,7 +634,7 @@ async fn what_the_client_did_is_not_the_backends_failure() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_not_the_backends_failure() {
+async fn a_client_that_disconnects_is_not_the_backends_failure() {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, LONG_COOLDOWN));
     // Before the head, and within its own body.
@@ -665,7 +665,7 @@ async fn what_follows_a_head_is_no_failure_that_counts() {
         wire.send(answer).await;
         client.head().await;
         drop(wire);
-        // Until this one is over: the next is on a connection of its own.
+        // Until this one is over: the next is on a separate connection.
         if answer.contains("200") {
             client.rest().await;
         }
@@ -728,7 +728,7 @@ async fn a_name_that_no_backend_has_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_backend_that_was_asked_for_has_no_stand_in() {
+async fn a_backend_chosen_by_name_has_no_fallback() {
     let second = answering("2").await;
     let server = Server::start(&two(nobody().await, second.address, ""));
     let answer = ask(&server, named("first")).await;

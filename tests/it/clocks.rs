@@ -83,13 +83,13 @@ async fn interim_responses_do_not_stop_the_clock() {
     check(&answer, 504, "http_response_timeout");
 }
 
-async fn upload_slowly(framing: &str, pieces: [&str; 5], end: &str) {
+async fn upload_slowly(framing: &str, chunks: [&str; 5], end: &str) {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""timeout":0.8"#));
     let mut client = Wire::connect(server.address).await;
     client.send(format!("{HEAD}{framing}\r\n\r\n")).await;
     // A pause that is too long by itself, and some that are so together.
-    for (pause, piece) in [1.0, 0.2, 0.2, 0.2, 0.2].into_iter().zip(pieces) {
+    for (pause, piece) in [1.0, 0.2, 0.2, 0.2, 0.2].into_iter().zip(chunks) {
         outwait(pause).await;
         client.send(piece).await;
     }
@@ -105,7 +105,7 @@ async fn upload_slowly(framing: &str, pieces: [&str; 5], end: &str) {
     check(&client.response().await, 504, "http_response_timeout");
 }
 
-async fn upload_slowly_to_be_held() {
+async fn upload_slowly_to_be_buffered() {
     let backend = Backend::start().await;
     let entries = [entry("LLM1", backend.address, r#""model":"m""#)];
     let server = Server::start(&config_of(&entries, r#""timeout":0.8"#));
@@ -125,7 +125,7 @@ async fn a_slow_upload_does_not_start_the_clock() {
     tokio::join!(
         upload_slowly("Content-Length: 5", ["x"; 5], ""),
         upload_slowly("Transfer-Encoding: chunked", ["1\r\nx\r\n"; 5], "0\r\n\r\n"),
-        upload_slowly_to_be_held(),
+        upload_slowly_to_be_buffered(),
     );
 }
 
@@ -160,7 +160,7 @@ async fn a_stream_outlives_timeout() {
     wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     client.head().await;
-    // A silence longer than `timeout`, and then a stream that is so, too.
+    // Idle for longer than `timeout`, and then a stream that is so, too.
     for pause in [0.6, 0.1, 0.1, 0.1, 0.1, 0.1] {
         outwait(pause).await;
         wire.send("6\r\nhello.\r\n").await;
@@ -231,7 +231,7 @@ async fn the_handshake_of_tls_is_part_of_connecting() {
 // `idle_timeout` of a request's body.
 
 #[tokio::test]
-async fn a_clients_silence_after_the_response_began_cuts_it() {
+async fn a_client_that_is_idle_after_the_response_began_truncates_it() {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""idle_timeout":1"#));
     let mut client = Wire::connect(server.address).await;
@@ -243,7 +243,7 @@ async fn a_clients_silence_after_the_response_began_cuts_it() {
     wire.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n12")
         .await;
     client.head().await;
-    // The backend isn't silent.
+    // The backend isn't idle.
     let streaming = async {
         for byte in ["3", "4", "5", "6", "7", "8"] {
             outwait(0.4).await;
@@ -260,7 +260,7 @@ async fn a_clients_silence_after_the_response_began_cuts_it() {
 // `idle_timeout` of a response's body.
 
 /// A backend sends this much of a response and no more.
-async fn fall_silent(framing: &str, part: &str) {
+async fn go_idle(framing: &str, part: &str) {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""idle_timeout":0.4"#));
     let mut client = Wire::connect(server.address).await;
@@ -279,17 +279,17 @@ async fn fall_silent(framing: &str, part: &str) {
 }
 
 #[tokio::test]
-async fn a_backend_that_falls_silent_is_cut_off() {
+async fn an_idle_backend_is_cut_off() {
     tokio::join!(
-        fall_silent("Content-Length: 9", ""),
-        fall_silent("Content-Length: 9", "12345678"),
-        fall_silent("Transfer-Encoding: chunked", "1\r\na\r\n"),
-        fall_silent("Connection: close", "to the"),
+        go_idle("Content-Length: 9", ""),
+        go_idle("Content-Length: 9", "12345678"),
+        go_idle("Transfer-Encoding: chunked", "1\r\na\r\n"),
+        go_idle("Connection: close", "to the"),
     );
 }
 
 #[tokio::test]
-async fn over_http2_a_backend_that_falls_silent_is_cut_off() {
+async fn over_http2_an_idle_backend_is_cut_off() {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""idle_timeout":0.4"#));
     let client = Http2::connect(server.address).await;
@@ -299,15 +299,15 @@ async fn over_http2_a_backend_that_falls_silent_is_cut_off() {
         wire
     });
     let mut response = response.unwrap();
-    let piece = http2::piece(&mut response).await.unwrap().unwrap();
-    assert_eq!(piece.into_data().unwrap(), "to the");
-    assert!(http2::piece(&mut response).await.unwrap().is_err());
+    let frame = http2::next_frame(&mut response).await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "to the");
+    assert!(http2::next_frame(&mut response).await.unwrap().is_err());
     wire.closed().await;
 }
 
 // `idle_timeout` of both.
 
-async fn upload_in_pieces() {
+async fn upload_in_chunks() {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""idle_timeout":0.8"#));
     let mut client = Wire::connect(server.address).await;
@@ -324,7 +324,7 @@ async fn upload_in_pieces() {
     assert_eq!(client.response().await.body, b"fine");
 }
 
-async fn stream_in_pieces() {
+async fn stream_in_chunks() {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""idle_timeout":0.8"#));
     let mut client = Wire::connect(server.address).await;
@@ -341,12 +341,12 @@ async fn stream_in_pieces() {
 }
 
 #[tokio::test]
-async fn a_body_in_pieces_outlives_idle_timeout() {
-    tokio::join!(upload_in_pieces(), stream_in_pieces());
+async fn a_body_in_chunks_outlives_idle_timeout() {
+    tokio::join!(upload_in_chunks(), stream_in_chunks());
 }
 
 #[tokio::test]
-async fn a_backend_that_reads_slowly_is_not_the_clients_silence() {
+async fn a_backend_that_reads_slowly_does_not_make_the_client_idle() {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""idle_timeout":1"#));
     let client = TcpStream::connect(server.address).await.unwrap();
@@ -367,7 +367,7 @@ async fn a_backend_that_reads_slowly_is_not_the_clients_silence() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_slowly_is_not_the_backends_silence() {
+async fn a_client_that_reads_slowly_does_not_make_the_backend_idle() {
     let backend = Backend::start().await;
     let server = Server::start(&config_with(&backend, r#""idle_timeout":1"#));
     let mut client = Wire::connect(server.address).await;
@@ -465,7 +465,7 @@ async fn stream_with(settings: &str) -> (Server, Wire, Wire) {
     (server, client, wire)
 }
 
-/// Streams pieces with these pauses, until the proxy has had enough.
+/// Streams chunks with these pauses, until the proxy has had enough.
 async fn stream_for_ever(pause: Duration) {
     let (_server, mut client, mut wire) = stream_with(r#""total_timeout":0.4"#).await;
     let streaming = async {

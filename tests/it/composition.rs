@@ -76,7 +76,7 @@ const _: () = {
     is_sent::<<OpenAiProxy<Stub> as Service<Request<Full<Bytes>>>>::Future>();
 };
 
-/// A service of one's own, for the assertion above.
+/// A custom service, for the assertion above.
 type Stub = tower::util::BoxCloneService<Request<Full<Bytes>>, Response<Full<Bytes>>, Infallible>;
 
 fn config(text: &str) -> Config {
@@ -90,7 +90,7 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// Sends these bytes on a connection of their own and waits for the answer.
+/// Sends these bytes on a separate connection and waits for the answer.
 async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> support::Message {
     let mut client = Wire::connect(address).await;
     client.send(request).await;
@@ -106,7 +106,7 @@ async fn named(name: &str) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn the_model_override_alone_stands_before_a_client_of_ones_own() {
+async fn the_model_override_alone_works_in_front_of_another_client() {
     let backend = Backend::start().await;
     let client = Client::builder(TokioExecutor::new()).build_http::<RequestBody>();
     let service = ServiceBuilder::new()
@@ -134,7 +134,7 @@ async fn the_model_override_alone_stands_before_a_client_of_ones_own() {
         "its answer"
     );
 
-    // What the layer refuses never reaches the client, and has an answer of its own.
+    // What the layer refuses never reaches the client, and has a separate answer.
     let error = service.clone().oneshot(request("[]")).await.unwrap_err();
     assert_eq!(error.status(), 400);
     assert_eq!(error.code(), "http_request_error");
@@ -209,7 +209,7 @@ async fn a_limit_for_each_backend_holds_until_the_stream_ends_and_spills_over() 
         .await;
     client.until("begun").await;
 
-    // A client that leaves gives its place back, too.
+    // A client that disconnects gives its permit back, too.
     drop(client);
     wire.closed().await;
     let mut client = Wire::connect(address).await;
@@ -259,7 +259,7 @@ async fn a_rate_limit_for_each_backend_is_a_stack_for_each() {
 }
 
 #[tokio::test]
-async fn between_route_and_clocks_waiting_for_a_place_is_no_backends_silence() {
+async fn waiting_for_a_permit_between_route_and_timeouts_does_not_make_a_backend_idle() {
     let backend = Backend::start().await;
     let config = config(&config_with(&backend, r#""timeout":1"#));
     let stack = ServiceBuilder::new()
@@ -428,7 +428,7 @@ async fn in_a_plain_stack_cors_stands_around_the_proxy() {
 }
 
 #[tokio::test]
-async fn a_stand_in_for_backends_makes_an_app_testable_without_sockets() {
+async fn a_mock_of_the_backends_makes_an_app_testable_without_sockets() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let stub = service_fn({
         let seen = seen.clone();
@@ -476,7 +476,7 @@ async fn a_stand_in_for_backends_makes_an_app_testable_without_sockets() {
 }
 
 #[tokio::test]
-async fn the_error_of_a_forward_of_ones_own_tells_no_secrets() {
+async fn the_error_of_a_custom_client_tells_no_secrets() {
     let stub = service_fn(async |_: Request<RequestBody>| {
         Err::<Response<Full<Bytes>>, _>("sk-secret at 10.0.0.7".to_owned())
     });

@@ -46,7 +46,7 @@ fn check_message(json: &serde_json::Value, status: u16, what: &str) {
     }
 }
 
-/// One exchange on a connection of its own.
+/// One exchange on a separate connection.
 async fn ask(server: &Server, request: impl AsRef<[u8]>) -> Message {
     let mut client = Wire::connect(server.address).await;
     client.send(request).await;
@@ -284,7 +284,7 @@ async fn a_head_that_does_not_end() {
     }
 }
 
-// Broken off within the body.
+// Truncated within the body.
 
 /// A head and a part of a body, and how many bytes of content are in it.
 const PARTS: [(&str, &str); 12] = [
@@ -365,7 +365,7 @@ async fn cut(client: &mut Wire, what: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_response_that_is_broken_off_is_never_given_a_clean_end() {
+async fn a_truncated_response_never_has_a_clean_end() {
     let backend = Backend::start().await;
     let server = Server::start(&config_for(&backend));
     for (head, part) in PARTS {
@@ -417,7 +417,7 @@ async fn a_response_that_is_reset_is_never_given_a_clean_end() {
 }
 
 #[tokio::test]
-async fn chunks_that_are_not_well_formed_cut_the_response() {
+async fn malformed_chunks_truncate_the_response() {
     let backend = Backend::start().await;
     let server = Server::start(&config_for(&backend));
     for (part, expected) in [
@@ -461,7 +461,7 @@ async fn a_response_that_is_told_to_end_with_the_connection_ends_well() {
 }
 
 #[tokio::test]
-async fn an_http_1_0_client_sees_that_a_response_was_broken_off() {
+async fn an_http_1_0_client_sees_that_a_response_was_truncated() {
     use tokio::io::AsyncReadExt;
 
     let backend = Backend::start().await;
@@ -525,9 +525,9 @@ async fn over_http2_what_came_before_the_break_arrives() {
     });
     let mut response = response.unwrap();
     assert_eq!(response.status(), 200);
-    let piece = http2::piece(&mut response).await.unwrap().unwrap();
-    assert_eq!(piece.into_data().unwrap(), "half");
-    assert!(http2::piece(&mut response).await.unwrap().is_err());
+    let frame = http2::next_frame(&mut response).await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "half");
+    assert!(http2::next_frame(&mut response).await.unwrap().is_err());
 }
 
 // The request's own faults.
@@ -705,7 +705,7 @@ async fn a_large_upload_is_refused_while_it_is_still_sent() {
 }
 
 #[tokio::test]
-async fn a_body_that_falls_silent_is_timed_out() {
+async fn an_idle_body_times_out() {
     let backend = Backend::start().await;
     let held = Server::start(&strict(&backend));
     let streamed = Server::start(&config_with(&backend, r#""idle_timeout":0.3"#));
@@ -918,12 +918,12 @@ async fn over_http2_the_requests_own_faults() {
     }
 
     // A body that never ends, and one that grows over the limit.
-    let (mut body, pieces) = http2::pieces();
+    let (mut body, pieces) = http2::channel();
     body.send_data("{".into()).await.unwrap();
     let request = client.request("POST").body(pieces).unwrap();
     check_http2(&client, request, 408, bad).await;
     drop(body);
-    let (mut body, pieces) = http2::pieces();
+    let (mut body, pieces) = http2::channel();
     body.send_data("x".repeat(51).into()).await.unwrap();
     let request = client.request("POST").body(pieces).unwrap();
     check_http2(&client, request, 413, bad).await;
@@ -937,7 +937,7 @@ async fn over_http2_a_body_that_breaks_off_ends_the_backends_request() {
     let backend = Backend::start().await;
     let server = Server::start(&config_for(&backend));
     let client = Http2::connect(server.address).await;
-    let (mut body, pieces) = http2::pieces();
+    let (mut body, pieces) = http2::channel();
     body.send_data("abc".into()).await.unwrap();
     let request = client.request("POST").body(pieces).unwrap();
     let sending = tokio::spawn({

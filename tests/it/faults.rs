@@ -1,5 +1,5 @@
 //! Backends that break at every point, all at once and among healthy exchanges, 200 at a time, for
-//! clients of both versions of HTTP; and what the proxy holds afterwards.
+//! clients of both versions of HTTP; and what the proxy keeps afterwards.
 
 use std::{
     collections::HashSet,
@@ -35,7 +35,7 @@ const AT_A_TIME: usize = 200;
 /// How often each fault happens in a wave, over each version of HTTP.
 const REPETITIONS: usize = 2;
 
-/// The silences are told by these clocks; the healthy ones must never be that slow.
+/// Idle peers are told by these clocks; the healthy ones must never be that slow.
 const SETTINGS: &str = r#""idle_timeout":5,"connect_timeout":60,"cooldown":0"#;
 
 /// Where a client asks for a fault by this name.
@@ -128,7 +128,7 @@ const FAULTS: &[(&str, Expected)] = &[
     ("204 with a body", Whole),
 ];
 
-/// The faults that are those of connecting: each has a backend of its own.
+/// The faults that are those of connecting: each has a separate backend.
 const UNREACHABLE: &[(&str, Expected)] = &[
     ("refused", Error(502, "connection_refused")),
     ("black-hole", Error(504, "connection_timeout")),
@@ -564,7 +564,7 @@ async fn over_http2(client: &Http2, fault: &str, marker: &str) -> Option<Seen> {
         is_whole: true,
     };
     let mut body = response.into_body();
-    while let Some(frame) = soon("a piece", body.frame()).await {
+    while let Some(frame) = soon("a chunk", body.frame()).await {
         match frame {
             Ok(frame) => {
                 if let Ok(data) = frame.into_data() {

@@ -41,7 +41,7 @@ struct Ledger {
 #[derive(Default)]
 struct Book {
     whole: Vec<Message>,
-    /// The heads of requests whose body broke off.
+    /// The heads of requests whose body was truncated.
     broken_off: Vec<String>,
     /// Bytes that are no request.
     rest: Vec<u8>,
@@ -167,7 +167,7 @@ async fn serves(server: SocketAddr, what: &str) {
     assert_eq!(answer.body, br#"{"well":"behaved"}"#, "{what}");
 }
 
-// ---- Many, slow, and gone ----
+// ---- Many, slow, and disconnected ----
 
 /// How many connections a test may hold: a system may allow few descriptors.
 #[cfg(target_os = "linux")]
@@ -190,7 +190,7 @@ fn affordable(wanted: usize) -> usize {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn two_thousand_connections_that_say_nothing_hold_nobody_up_and_are_gone_with_their_end() {
+async fn two_thousand_connections_that_say_nothing_hold_nobody_up_and_are_dropped_with_their_end() {
     let _crowd = support::MANY_CONNECTIONS.lock().await;
     let count = affordable(2000);
     let ledger = Ledger::start().await;
@@ -231,13 +231,13 @@ async fn two_thousand_connections_that_say_nothing_hold_nobody_up_and_are_gone_w
             _ => client.stream.shutdown().await.expect("a socket"),
         }
     }
-    until_descriptors(&server, before.descriptors, "silent connections").await;
+    until_descriptors(&server, before.descriptors, "idle connections").await;
     serves(server.address, "after").await;
     assert!(ledger.take().await.whole.len() == 52, "nothing but ours");
 }
 
 #[tokio::test]
-async fn clients_that_leave_at_any_point_in_any_way_leave_nothing_behind() {
+async fn clients_that_disconnect_at_any_point_in_any_way_leave_nothing_behind() {
     const CLIENTS: usize = 240;
     let ledger = Ledger::start().await;
     let server = ledger.server();
@@ -281,7 +281,7 @@ async fn clients_that_leave_at_any_point_in_any_way_leave_nothing_behind() {
     serves(server.address, "after").await;
     #[cfg(target_os = "linux")]
     // The proxy's connections to the backend were closed, as nobody waits for their answers.
-    until_descriptors(&server, before.descriptors, "clients that left").await;
+    until_descriptors(&server, before.descriptors, "clients that disconnected").await;
 }
 
 #[tokio::test]
@@ -377,7 +377,7 @@ async fn hundreds_of_pipelined_requests_are_answered_in_order_whatever_the_answe
 enum Arrives {
     /// Refused by its head.
     Nothing,
-    /// One whole request, or the beginning of one that is broken off.
+    /// One whole request, or the beginning of one that is truncated.
     OneAtMost,
     /// One whole request, and what follows on the connection is another.
     One,
@@ -1066,20 +1066,20 @@ async fn huge_heads_are_refused_without_contacting_a_backend() {
         ("a bomb", bomb),
     ] {
         let mut client = Frames::connect(server.address).await;
-        let mut pieces = block.chunks(16_000).peekable();
+        let mut chunks = block.chunks(16_000).peekable();
         let mut kind = frames::HEADERS;
-        while let Some(piece) = pieces.next() {
+        while let Some(chunk) = chunks.next() {
             let mut flags = if kind == frames::HEADERS {
                 frames::END_STREAM
             } else {
                 0
             };
-            flags |= if pieces.peek().is_none() {
+            flags |= if chunks.peek().is_none() {
                 frames::END_HEADERS
             } else {
                 0
             };
-            if !client.send(&frame(kind, flags, 1, piece)).await {
+            if !client.send(&frame(kind, flags, 1, chunk)).await {
                 break;
             }
             kind = frames::CONTINUATION;

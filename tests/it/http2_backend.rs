@@ -206,16 +206,16 @@ impl Asked {
     /// The whole body, and the trailers.
     async fn body(&mut self) -> (Vec<u8>, Option<HeaderMap>) {
         let mut whole = Vec::new();
-        while let Some(piece) = self.piece().await {
+        while let Some(piece) = self.chunk().await {
             whole.extend_from_slice(&piece);
         }
         let trailers = soon("trailers", self.request.body_mut().trailers()).await;
         (whole, trailers.expect("an open stream"))
     }
 
-    async fn piece(&mut self) -> Option<Bytes> {
+    async fn chunk(&mut self) -> Option<Bytes> {
         let body = self.request.body_mut();
-        let piece = soon("a piece", body.data()).await?.expect("a piece");
+        let piece = soon("a chunk", body.data()).await?.expect("a chunk");
         let room = body.flow_control();
         room.release_capacity(piece.len()).expect("was taken");
         Some(piece)
@@ -399,7 +399,7 @@ async fn a_chunked_body_arrives_as_it_comes_with_its_trailers() {
     for piece in ["some", " text"] {
         let chunk = chunked(piece.as_bytes(), &[piece.len()]);
         client.send(chunk.strip_suffix(b"0\r\n\r\n").unwrap()).await;
-        assert_eq!(asked.piece().await.unwrap(), piece);
+        assert_eq!(asked.chunk().await.unwrap(), piece);
     }
     client
         .send("0\r\nx-sum: 1\r\nauthorization: Bearer b\r\n\r\n")
@@ -558,14 +558,14 @@ async fn a_body_that_becomes_too_large_is_answered_413_and_ends_the_backends_req
     let mut client = client_of(&server, head).await;
     let mut asked = backend.asked().await;
     client.send("6\r\n123456\r\n").await;
-    asked.piece().await;
+    asked.chunk().await;
     client.send("6\r\n123456\r\n").await;
     assert_eq!(client.response().await.status(), 413);
     assert_eq!(asked.reset().await, Reason::CANCEL);
 }
 
 #[tokio::test]
-async fn a_silent_client_is_answered_408_and_ends_the_backends_request() {
+async fn an_idle_client_gets_408_and_ends_the_backends_request() {
     let mut backend = Http2Backend::start().await;
     let server = backend.server_with(r#""idle_timeout":0.3"#);
     let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\
@@ -678,7 +678,7 @@ async fn interim_responses_are_consumed() {
 }
 
 #[tokio::test]
-async fn each_piece_of_a_stream_comes_before_the_next_is_sent() {
+async fn each_chunk_of_a_stream_comes_before_the_next_is_sent() {
     let mut backend = Http2Backend::start().await;
     let server = backend.server();
     let mut client = client_of(&server, post(r#"{"stream":true}"#)).await;
@@ -702,12 +702,12 @@ async fn an_answer_may_come_before_the_request_is_whole() {
         Content-Length: 10\r\n\r\n12345";
     let mut client = client_of(&server, head).await;
     let mut asked = backend.asked().await;
-    assert_eq!(asked.piece().await.unwrap(), "12345");
+    assert_eq!(asked.chunk().await.unwrap(), "12345");
     let mut stream = asked.head(Response::builder());
     stream.send_data(Bytes::from("early"), false).unwrap();
     client.until("early").await;
     client.send("67890").await;
-    assert_eq!(asked.piece().await.unwrap(), "67890");
+    assert_eq!(asked.chunk().await.unwrap(), "67890");
     stream.send_data(Bytes::from("late"), true).unwrap();
     client.until("late").await;
     client.until("0\r\n\r\n").await;
@@ -776,10 +776,10 @@ async fn slow_clients_slow_their_backend_down_and_no_others() {
     }
 }
 
-// Clients that leave.
+// Clients that disconnect.
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_resets_the_stream() {
+async fn a_client_that_disconnects_before_the_head_resets_the_stream() {
     let mut backend = Http2Backend::start().await;
     let server = backend.server();
     let client = client_of(&server, post("{}")).await;
@@ -791,7 +791,7 @@ async fn a_client_that_leaves_before_the_head_resets_the_stream() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_a_silent_stream_resets_it() {
+async fn a_client_that_disconnects_from_an_idle_stream_resets_it() {
     let mut backend = Http2Backend::start().await;
     let server = backend.server();
     let mut client = client_of(&server, post("{}")).await;
@@ -803,7 +803,7 @@ async fn a_client_that_leaves_a_silent_stream_resets_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_mid_stream_resets_it_and_no_other() {
+async fn a_client_that_disconnects_mid_stream_resets_it_and_no_other() {
     let mut backend = Http2Backend::start().await;
     let server = backend.server();
     let (mut left, mut right) = (
@@ -828,7 +828,7 @@ async fn a_client_that_leaves_mid_stream_resets_it_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_it_sends_resets_the_stream() {
+async fn a_client_that_disconnects_while_it_sends_resets_the_stream() {
     let mut backend = Http2Backend::start().await;
     let server = backend.server();
     let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\
@@ -837,7 +837,7 @@ async fn a_client_that_leaves_while_it_sends_resets_the_stream() {
     for is_early in [false, true] {
         let mut client = client_of(&server, head).await;
         let mut asked = backend.asked().await;
-        asked.piece().await;
+        asked.chunk().await;
         let mut stream = is_early.then(|| asked.head(Response::builder()));
         if is_early {
             client.head().await;
@@ -1151,7 +1151,7 @@ async fn three_hundred_requests_at_once_wait_for_none_of_each_other() {
 }
 
 #[tokio::test]
-async fn places_of_clients_that_left_are_free_again() {
+async fn places_of_clients_that_disconnected_are_free_again() {
     let backend = Http2Backend::start_with(|builder| {
         builder.max_concurrent_streams(2);
     });

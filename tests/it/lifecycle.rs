@@ -230,7 +230,7 @@ fn check(config: &str, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn what_can_be_used_is_checked_in_silence() {
+fn a_valid_configuration_is_checked_without_output() {
     // With warnings at a start.
     let backends = ["192.0.2.1:1", "192.0.2.2:1"].map(|address| {
         let address = address.parse().expect("an address");

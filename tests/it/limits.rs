@@ -1,4 +1,4 @@
-//! What one client can make the server hold, and what happens when the system gives no more.
+//! What one client can make the server buffer, and what happens when the system gives no more.
 
 use std::{
     net::SocketAddr,
@@ -91,7 +91,7 @@ fn upload(address: SocketAddr, backend: &str) -> Request<()> {
 }
 
 #[tokio::test]
-async fn uploads_that_no_backend_takes_are_held_in_part_and_do_not_stop_others() {
+async fn uploads_that_no_backend_takes_are_buffered_in_part_and_do_not_stop_others() {
     let (hangs, works) = (Unreachable::start().await, Backend::start().await);
     let backends = [
         entry("hangs", hangs.address, ""),

@@ -23,7 +23,7 @@ use crate::support::{self, Backend, Server, Wire, config_of, entry, post, respon
 
 const REQUESTS: usize = 10_000;
 
-/// How many clients ask at a time, each on a connection of its own.
+/// How many clients ask at a time, each on a separate connection.
 const CLIENTS: usize = 32;
 
 /// When a backend closes a connection.

@@ -132,7 +132,7 @@ async fn a_file_that_cannot_be_used_is_reported_as_at_the_start_and_the_old_one_
 }
 
 #[tokio::test]
-async fn a_file_that_is_gone_is_reported_and_the_old_one_stays() {
+async fn a_missing_file_is_reported_and_the_old_one_stays() {
     let backend = Backend::start().await;
     let file = TempFile::new("config.json", &config("old", &backend.url()));
     let server = start(&file, &["--watch"]);

@@ -406,7 +406,7 @@ async fn connection_cannot_name_away_the_framing_or_the_host() {
 }
 
 #[tokio::test]
-async fn of_te_only_trailers_is_passed_on() {
+async fn only_trailers_of_te_is_forwarded() {
     let (backend, server) = proxy().await;
     let mut client = Wire::connect(server.address).await;
     for (te, expected) in [
@@ -537,7 +537,7 @@ async fn a_request_over_http2_arrives_as_one_of_http_1_1() {
 async fn a_body_over_http2_without_a_length_arrives_chunked_as_it_comes() {
     let (backend, server) = proxy().await;
     let client = Http2::connect(server.address).await;
-    let (mut pieces, body) = http2::pieces();
+    let (mut pieces, body) = http2::channel();
     let request = client.request("POST").body(body).unwrap();
     let response = tokio::spawn(async move { client.send(request).await });
 
@@ -739,7 +739,7 @@ async fn trailers_of_a_request_pass() {
 }
 
 #[tokio::test]
-async fn each_piece_of_an_upload_arrives_before_the_next_is_sent() {
+async fn each_chunk_of_an_upload_arrives_before_the_next_is_sent() {
     let (backend, server) = proxy().await;
     for framing in ["Transfer-Encoding: chunked", "Content-Length: 30"] {
         let mut client = Wire::connect(server.address).await;
@@ -782,13 +782,16 @@ async fn a_backend_that_reads_slowly_stops_the_client_and_gets_all_in_the_end() 
     let written = write_until_stopped(&mut client.stream, &body).await;
 
     // What is left are the buffers of four sockets, whatever the system makes them.
-    assert!(written < SIXTY_MEGABYTES / 2, "{written} bytes are held");
+    assert!(
+        written < SIXTY_MEGABYTES / 2,
+        "{written} bytes are buffered"
+    );
     let ((), request) = tokio::join!(client.send(&body[written..]), wire.request());
     assert!(request.body == body);
 }
 
 #[tokio::test]
-async fn with_several_backends_the_body_is_held_and_arrives_byte_for_byte() {
+async fn with_several_backends_the_body_is_buffered_and_arrives_byte_for_byte() {
     let (backend, server) = proxy_with_two().await;
     let mut client = Wire::connect(server.address).await;
     let body = noise(1_000_000);
@@ -1023,7 +1026,7 @@ async fn the_model_is_replaced_over_http2() {
     assert_eq!(request.head, expected("POST /v1/chat/completions"));
     assert_eq!(request.body, br#"{"n":1,"model":"ours"}"#);
 
-    let (mut pieces, body) = http2::pieces();
+    let (mut pieces, body) = http2::channel();
     let request = client.request("PATCH").body(body).unwrap();
     let upload = async {
         for piece in [r#"{"n":1,"mod"#, r#"el":"theirs"#, r#""}"#] {
@@ -1142,7 +1145,7 @@ async fn a_chunked_body_that_becomes_too_large_is_answered_413_and_ends_the_back
 async fn a_body_over_http2_that_becomes_too_large_is_answered_413() {
     let (backend, server) = proxy_with("", r#""max_body_bytes":10"#).await;
     let client = Http2::connect(server.address).await;
-    let (mut pieces, body) = http2::pieces();
+    let (mut pieces, body) = http2::channel();
     let request = client.request("POST").body(body).unwrap();
     let response = tokio::spawn(async move { client.send(request).await });
     pieces.send_data(Bytes::from("0123456789")).await.unwrap();
@@ -1156,7 +1159,7 @@ async fn a_body_over_http2_that_becomes_too_large_is_answered_413() {
 }
 
 #[tokio::test]
-async fn a_held_body_that_becomes_too_large_is_answered_413_without_contacting_a_backend() {
+async fn a_buffered_body_that_becomes_too_large_gets_413_without_contacting_a_backend() {
     let (backend, server) = proxy_with(MODEL, r#""max_body_bytes":10"#).await;
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: proxy.test\r\n{AUTHORIZED}\

@@ -26,7 +26,7 @@ const STREAM: &str = "HTTP/1.1 200 OK\r\ndate: Tue, 15 Nov 1994 08:12:31 GMT\r\n
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ndate: Tue, 15 Nov 1994 08:12:31 GMT\r\n\
      content-type: application/json\r\ncontent-length: ";
 
-/// More than all buffers hold, and as much as a request's body may have.
+/// More than all buffers take, and as much as a request's body may have.
 const HUGE: usize = 64 << 20;
 
 async fn proxy() -> (Backend, Server) {
@@ -195,7 +195,7 @@ async fn a_response_over_http2_has_the_same_fields_and_bytes() {
 }
 
 #[tokio::test]
-async fn each_piece_of_a_stream_arrives_before_the_next_is_sent() {
+async fn each_chunk_of_a_stream_arrives_before_the_next_is_sent() {
     let (backend, server) = proxy().await;
     let (mut client, mut wire) = asking(&backend, &server).await;
     // The head does not wait for the body.
@@ -211,7 +211,7 @@ async fn each_piece_of_a_stream_arrives_before_the_next_is_sent() {
 }
 
 #[tokio::test]
-async fn each_piece_of_a_body_with_a_length_or_until_close_arrives_before_the_next_is_sent() {
+async fn each_chunk_of_a_body_with_a_length_or_until_close_arrives_before_the_next_is_sent() {
     let (backend, server) = proxy().await;
     for length in ["", "content-length: 30\r\n"] {
         let (mut client, mut wire) = asking(&backend, &server).await;
@@ -233,7 +233,7 @@ async fn each_piece_of_a_body_with_a_length_or_until_close_arrives_before_the_ne
 }
 
 #[tokio::test]
-async fn each_piece_of_a_stream_over_http2_arrives_before_the_next_is_sent() {
+async fn each_chunk_of_a_stream_over_http2_arrives_before_the_next_is_sent() {
     let (backend, server) = proxy().await;
     let (_client, asked, mut wire) = asking_over_http2(&backend, &server).await;
     wire.send(STREAM).await;
@@ -241,15 +241,15 @@ async fn each_piece_of_a_stream_over_http2_arrives_before_the_next_is_sent() {
     for number in 0..20 {
         let event = format!("data: {number}\n\n");
         wire.send(chunk(&event)).await;
-        let piece = http2::piece(&mut answer).await.unwrap().unwrap();
-        assert_eq!(piece.into_data().unwrap(), event);
+        let frame = http2::next_frame(&mut answer).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), event);
     }
     wire.send("0\r\n\r\n").await;
-    assert!(http2::piece(&mut answer).await.is_none());
+    assert!(http2::next_frame(&mut answer).await.is_none());
 }
 
 #[tokio::test]
-async fn pieces_that_come_together_are_passed_on_one_by_one() {
+async fn chunks_that_arrive_together_are_forwarded_one_by_one() {
     let (backend, server) = proxy().await;
     let (_client, asked, mut wire) = asking_over_http2(&backend, &server).await;
     let events: Vec<_> = (0..50)
@@ -261,10 +261,10 @@ async fn pieces_that_come_together_are_passed_on_one_by_one() {
     let mut answer = asked.await.unwrap().unwrap();
 
     for event in events {
-        let piece = http2::piece(&mut answer).await.unwrap().unwrap();
-        assert_eq!(piece.into_data().unwrap(), event);
+        let frame = http2::next_frame(&mut answer).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), event);
     }
-    assert!(http2::piece(&mut answer).await.is_none());
+    assert!(http2::next_frame(&mut answer).await.is_none());
 }
 
 #[tokio::test]
@@ -648,7 +648,7 @@ async fn trailers_reach_a_client_that_asks_for_them() {
 #[tokio::test]
 async fn trailers_for_a_client_that_does_not_ask_end_the_body_all_the_same() {
     let (backend, server) = proxy().await;
-    // Unannounced ones can't be passed on over HTTP/1.1, either.
+    // Unannounced ones can't be forwarded over HTTP/1.1, either.
     for (te, announced) in [("", "trailer: x-sum\r\n"), ("TE: trailers\r\n", "")] {
         let mut client = Wire::connect(server.address).await;
         client.send(post_with(te, "{}")).await;
@@ -776,7 +776,7 @@ async fn a_response_whose_end_could_be_understood_in_two_ways_is_refused() {
     }
 }
 
-// ---- Pieces of any size ----
+// ---- Chunks of any size ----
 
 #[tokio::test]
 async fn a_response_may_arrive_byte_by_byte() {
@@ -941,7 +941,7 @@ async fn a_slow_client_stops_the_backend_and_gets_all_in_the_end() {
     let written = write_until_stopped(&mut wire.stream, &body).await;
 
     // What is left are the buffers of three sockets, whatever the system makes them.
-    assert!(written < HUGE / 2, "{written} bytes are held");
+    assert!(written < HUGE / 2, "{written} bytes are buffered");
     let (received, ()) = tokio::join!(
         async {
             assert_eq!(client.head().await, head);
@@ -964,7 +964,7 @@ async fn a_slow_client_over_http2_stops_the_backend_and_gets_all_in_the_end() {
 
     let written = write_until_stopped(&mut wire.stream, &body).await;
 
-    assert!(written < HUGE / 2, "{written} bytes are held");
+    assert!(written < HUGE / 2, "{written} bytes are buffered");
     let (received, ()) = tokio::join!(http2::collect(answer), wire.send(&body[written..]));
     assert!(received.unwrap().0 == body);
 }
@@ -984,7 +984,7 @@ async fn a_slow_client_does_not_hold_up_others() {
 // ---- Clients that go away ----
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_ends_the_backends_request() {
+async fn a_client_that_disconnects_before_the_head_ends_the_backends_request() {
     let (backend, server) = proxy().await;
     let (client, mut wire) = asking(&backend, &server).await;
     drop(client);
@@ -996,7 +996,7 @@ async fn a_client_that_leaves_before_the_head_ends_the_backends_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_the_stream_is_silent_ends_the_backends_request() {
+async fn a_client_that_disconnects_while_the_stream_is_idle_ends_the_backends_request() {
     let (backend, server) = proxy().await;
     for by_reset in [false, true] {
         let (mut client, mut wire) = asking(&backend, &server).await;
@@ -1018,7 +1018,7 @@ async fn stream_until_closed(wire: &mut Wire) {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_mid_stream_ends_the_backends_request() {
+async fn a_client_that_disconnects_in_mid_stream_ends_the_backends_request() {
     let (backend, server) = proxy().await;
     let (mut client, mut wire) = asking(&backend, &server).await;
     wire.send(STREAM).await;
@@ -1031,7 +1031,7 @@ async fn a_client_that_leaves_in_mid_stream_ends_the_backends_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_shuts_its_sending_side_down_is_taken_as_gone() {
+async fn a_client_that_shuts_its_sending_side_down_counts_as_disconnected() {
     let (backend, server) = proxy().await;
     let (mut client, mut wire) = asking(&backend, &server).await;
     client.stream.shutdown().await.unwrap();
@@ -1040,7 +1040,7 @@ async fn a_client_that_shuts_its_sending_side_down_is_taken_as_gone() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_during_its_upload_ends_the_backends_request() {
+async fn a_client_that_disconnects_during_its_upload_ends_the_backends_request() {
     let (backend, server) = proxy().await;
     for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
         let mut client = Wire::connect(server.address).await;
@@ -1067,12 +1067,12 @@ async fn a_stream_reset_over_http2_before_the_head_ends_the_backends_request() {
 }
 
 #[tokio::test]
-async fn a_stream_reset_over_http2_while_it_is_silent_ends_the_backends_request_alone() {
+async fn a_stream_reset_over_http2_while_it_is_idle_ends_the_backends_request_alone() {
     let (backend, server) = proxy().await;
     let (client, asked, mut wire) = asking_over_http2(&backend, &server).await;
     wire.send(format!("{STREAM}{}", chunk("data: 1\n\n"))).await;
     let mut answer = asked.await.unwrap().unwrap();
-    http2::piece(&mut answer).await.unwrap().unwrap();
+    http2::next_frame(&mut answer).await.unwrap().unwrap();
     let other = ask_over_http2(&client);
     let mut other_wire = backend.accept().await;
     other_wire.request().await;
@@ -1092,7 +1092,7 @@ async fn a_stream_reset_over_http2_in_mid_stream_ends_the_backends_request() {
     wire.send(STREAM).await;
     let mut answer = asked.await.unwrap().unwrap();
     let leaving = async {
-        http2::piece(&mut answer).await.unwrap().unwrap();
+        http2::next_frame(&mut answer).await.unwrap().unwrap();
         drop(answer);
     };
     tokio::join!(stream_until_closed(&mut wire), leaving);
@@ -1243,7 +1243,7 @@ async fn left_behind_done(backend: &Backend, server: &Server) -> Wire {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_behind_done_does_not_cost_the_backends_connection() {
+async fn a_client_that_disconnects_behind_done_does_not_cost_the_backends_connection() {
     let (backend, server) = proxy().await;
     let mut wire = left_behind_done(&backend, &server).await;
     wire.send("0\r\n\r\n").await;
@@ -1288,7 +1288,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn parallel_streams_over_http2_have_connections_of_their_own() {
+async fn parallel_streams_over_http2_have_separate_connections() {
     const STREAMS: usize = 30;
     let (backend, server) = proxy().await;
     let client = Http2::connect(server.address).await;

@@ -245,7 +245,7 @@ impl Client {
                 let answer = answer.expect("a response");
                 let (head, mut body) = answer.into_parts();
                 let mut text = format!("{:?}\n", http2::fields(&head.headers));
-                while let Some(Ok(frame)) = soon("a piece", body.frame()).await {
+                while let Some(Ok(frame)) = soon("a chunk", body.frame()).await {
                     let data = frame.into_data().unwrap_or_default();
                     text += &String::from_utf8_lossy(&data);
                 }
@@ -382,7 +382,7 @@ async fn keys_in_files_and_among_the_headers_are_told_to_their_backend_alone() {
 }
 
 #[tokio::test]
-async fn a_backend_with_a_key_of_its_own_never_sees_the_clients() {
+async fn a_backend_with_its_own_key_never_sees_the_clients() {
     let fates = Fates::start().await;
     let server = start(&[fates.entry("own-key", OWN_KEY)], "");
     let clients = Client::both(&server).await;
@@ -796,14 +796,14 @@ fn head(backend: &str, length: usize) -> String {
 }
 
 #[tokio::test]
-async fn silence_tells_no_key() {
+async fn an_idle_body_tells_no_key() {
     let fates = Fates::start().await;
     let backends = [fates.entry("falls-silent", OWN_KEY)];
     let server = start(&backends, r#""idle_timeout":0.3"#);
     let clients = Client::both(&server).await;
     ask_both(&clients, &ask("falls-silent"), 200).await;
 
-    // The client's body falls silent.
+    // The client's body goes idle.
     let mut client = Wire::connect(server.address).await;
     let begun = format!("{}{{\"user\":\"{IN_BODY}", head("falls-silent", 1000));
     client.send(begun).await;
@@ -813,7 +813,7 @@ async fn silence_tells_no_key() {
     check(&format!("{}{text}", answer.head), &SECRETS, "an error");
 
     let client = Http2::connect(server.address).await;
-    let (mut sender, body) = http2::pieces();
+    let (mut sender, body) = http2::channel();
     let uri = format!("http://proxy.test/v1/chat/completions?key={IN_QUERY}");
     let request = Request::post(uri).header("authorization", AUTHORIZATION);
     let begun = sender.send_data(Bytes::from(IN_BODY));
@@ -827,7 +827,7 @@ async fn silence_tells_no_key() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_tells_no_key() {
+async fn a_client_that_disconnects_tells_no_key() {
     let body = format!("\"{IN_BODY}\"");
     for sent in [IN_BODY.len(), body.len()] {
         let fates = Fates::start().await;
@@ -846,7 +846,7 @@ async fn a_client_that_leaves_tells_no_key() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_over_http2_tells_no_key() {
+async fn a_client_that_disconnects_over_http2_tells_no_key() {
     for is_connection in [true, false] {
         let fates = Fates::start().await;
         let server = start(&[fates.entry("silent", OWN_KEY)], "");

@@ -277,10 +277,10 @@ async fn a_link_to_a_file_is_followed() {
     assert!(is_healthy(server.address).await);
 }
 
-// Clients that leave.
+// Clients that disconnect.
 
 #[tokio::test]
-async fn a_client_that_left_is_noticed_whatever_it_sent_before() {
+async fn a_client_that_disconnected_is_noticed_whatever_it_sent_before() {
     for (what, request) in [
         ("a stray line end", format!("{}\r\n", post("{}"))),
         (
@@ -309,7 +309,7 @@ async fn a_client_that_left_is_noticed_whatever_it_sent_before() {
 }
 
 #[tokio::test]
-async fn a_client_that_left_is_noticed_though_nobody_takes_its_upload() {
+async fn a_client_that_disconnected_is_noticed_though_nobody_takes_its_upload() {
     let hangs = Unreachable::start().await;
     let config = config_of(
         &[entry("LLM1", hangs.address, "")],
@@ -325,7 +325,7 @@ async fn a_client_that_left_is_noticed_though_nobody_takes_its_upload() {
 }
 
 #[tokio::test]
-async fn a_client_that_left_is_noticed_over_tls() {
+async fn a_client_that_disconnected_is_noticed_over_tls() {
     let backend = Backend::start().await;
     let server = https::start(&config_for(&backend), ["good.pem", "leaf.key"]);
     let mut client = https::connect(server.address, &["http/1.1"]).await;

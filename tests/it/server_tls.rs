@@ -13,7 +13,7 @@ use tokio_native_tls::native_tls::Protocol;
 use crate::{
     support::{
         self, Backend, DEMO_CONFIG, Server, TempFile, Wire, config_for, config_with, entry,
-        http2::{collect, piece, pieces},
+        http2::{channel, collect, next_frame},
         https::{self, Tls, certificate, connect},
         post, response, soon,
     },
@@ -356,7 +356,7 @@ async fn a_watched_certificate_is_reloaded_when_it_changes() {
 // Exchanges.
 
 #[tokio::test]
-async fn streams_flow_piece_by_piece_over_http_1_1() {
+async fn streams_flow_chunk_by_chunk_over_http_1_1() {
     let (server, backend) = good().await;
     let mut client = connect(server.address, &["http/1.1"]).await;
     let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer k\r\n\
@@ -381,10 +381,10 @@ async fn streams_flow_piece_by_piece_over_http_1_1() {
 }
 
 #[tokio::test]
-async fn streams_flow_piece_by_piece_over_http_2() {
+async fn streams_flow_chunk_by_chunk_over_http_2() {
     let (server, backend) = good().await;
     let client = https::http2(server.address).await;
-    let (mut sender, body) = pieces();
+    let (mut sender, body) = channel();
     let request = client.request("POST").body(body).expect("a request");
     let exchange = async {
         let mut answer = client.send(request).await.expect("a response");
@@ -410,11 +410,14 @@ async fn streams_flow_piece_by_piece_over_http_2() {
     let (mut answer, mut wire) = tokio::join!(exchange, backend);
     for event in ["data: one\n\n", "data: two\n\n", "data: [DONE]\n\n"] {
         wire.send(format!("{:x}\r\n{event}\r\n", event.len())).await;
-        let frame = piece(&mut answer).await.expect("a piece").expect("whole");
+        let frame = next_frame(&mut answer)
+            .await
+            .expect("a chunk")
+            .expect("whole");
         assert_eq!(frame.into_data().expect("data"), event);
     }
     wire.send("0\r\n\r\n").await;
-    assert!(piece(&mut answer).await.is_none());
+    assert!(next_frame(&mut answer).await.is_none());
 }
 
 #[tokio::test]
@@ -466,7 +469,7 @@ async fn an_answer_that_comes_before_the_whole_upload_arrives() {
 }
 
 #[tokio::test]
-async fn a_client_that_ends_its_side_is_gone() {
+async fn a_client_that_ends_its_side_counts_as_disconnected() {
     for is_orderly in [true, false] {
         let (server, backend) = good().await;
         let mut client = connect(server.address, &[]).await;

@@ -141,7 +141,7 @@ async fn a_backend_with_a_good_certificate_answers() {
 }
 
 #[tokio::test]
-async fn a_bad_certificate_is_an_error_of_its_own() {
+async fn a_bad_certificate_has_a_separate_error() {
     for certificate in ["expired", "misnamed", "untrusted"] {
         let answer = answer_for(certificate).await;
         assert_eq!(answer.status(), 502, "{certificate}");
@@ -306,7 +306,7 @@ async fn connect_timeout_is_for_the_handshake_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_the_handshake() {
+async fn a_client_that_disconnects_ends_the_handshake() {
     let (_server, client, mut wire) = asked_for_tls("").await;
     drop(client);
     wire.closed().await;
@@ -315,7 +315,7 @@ async fn a_client_that_leaves_ends_the_handshake() {
 // Bodies.
 
 #[tokio::test]
-async fn each_piece_of_a_stream_comes_before_the_next_is_sent() {
+async fn each_chunk_of_a_stream_comes_before_the_next_is_sent() {
     let (server, backend) = good().await;
     let mut client = Wire::connect(server.address).await;
     client.send(post(r#"{"stream":true}"#)).await;
@@ -435,7 +435,7 @@ async fn a_backend_that_breaks_off_within_a_body_breaks_the_clients() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_the_backends_request() {
+async fn a_client_that_disconnects_ends_the_backends_request() {
     let (server, backend) = good().await;
     let mut client = Wire::connect(server.address).await;
     client.send(post("{}")).await;

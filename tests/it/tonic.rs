@@ -103,7 +103,7 @@ async fn exchange(address: SocketAddr, request: Request<http2::Body>) -> Answer 
 }
 
 async fn data(response: &mut Response<Incoming>) -> Bytes {
-    let frame = http2::piece(response).await.expect("a piece").unwrap();
+    let frame = http2::next_frame(response).await.expect("a chunk").unwrap();
     frame.into_data().expect("no trailers yet")
 }
 
@@ -212,9 +212,9 @@ async fn a_server_stream_flows_message_by_message() {
     let mut reporter = reporter;
     reporter.clear_service_status("s").await;
     for stream in &mut streams {
-        let frame = http2::piece(stream).await.expect("trailers").unwrap();
+        let frame = http2::next_frame(stream).await.expect("trailers").unwrap();
         assert_eq!(frame.into_trailers().unwrap()["grpc-status"], "0");
-        assert!(http2::piece(stream).await.is_none());
+        assert!(http2::next_frame(stream).await.is_none());
     }
 }
 
@@ -262,7 +262,7 @@ async fn ours_is_proxied_over_http1_and_http2_beside_a_call() {
         assert_eq!(data(&mut answer).await, piece);
     }
     wire.send("0\r\n\r\n").await;
-    assert!(http2::piece(&mut answer).await.is_none());
+    assert!(http2::next_frame(&mut answer).await.is_none());
 
     reporter
         .set_service_status("", ServingStatus::NotServing)
@@ -303,7 +303,7 @@ async fn an_error_of_the_proxys_own_is_no_grpc_status() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_the_backends_request() {
+async fn a_client_that_disconnects_ends_the_backends_request() {
     let backend = Backend::start().await;
     let address = serve!(server().layer(proxy_to(&backend)), Routes::default());
     let client = Http2::connect(address).await;
@@ -346,7 +346,12 @@ async fn a_backend_that_breaks_off_is_no_clean_end() {
     drop(wire);
     let mut answer = answer.await.unwrap().expect("a response");
     assert_eq!(data(&mut answer).await, "begun");
-    assert!(http2::piece(&mut answer).await.expect("no end").is_err());
+    assert!(
+        http2::next_frame(&mut answer)
+            .await
+            .expect("no end")
+            .is_err()
+    );
 }
 
 #[tokio::test]

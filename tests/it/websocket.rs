@@ -409,14 +409,14 @@ async fn many_bytes_pass_both_ways_and_a_slow_reader_stops_its_sender() {
     let bytes = noise(SIZE);
     // Nobody reads, so the sender is stopped long before the end; the other direction isn't.
     let written = write_until_stopped(&mut wire.stream, &bytes).await;
-    assert!(written < SIZE, "all of it is held");
+    assert!(written < SIZE, "all of it is buffered");
     client.send("meanwhile").await;
     assert_eq!(wire.until("meanwhile").await, "meanwhile");
     assert_eq!(client.exactly(written).await, bytes[..written]);
     is_open(&mut client, &mut wire).await;
 
     let written = write_until_stopped(&mut client.stream, &bytes).await;
-    assert!(written < SIZE, "all of it is held");
+    assert!(written < SIZE, "all of it is buffered");
     assert_eq!(wire.exactly(written).await, bytes[..written]);
     is_open(&mut client, &mut wire).await;
 }
@@ -479,7 +479,7 @@ async fn is_reset_at_last(mut wire: Wire) {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_101_ends_the_request() {
+async fn a_client_that_disconnects_before_the_101_ends_the_request() {
     let (backend, server) = proxy().await;
     let (_, client, mut wire) = ask(&backend, &server, &handshake("/v1/realtime", "")).await;
     drop(client);

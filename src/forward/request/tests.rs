@@ -121,7 +121,7 @@ fn requests_that_cannot_be_forwarded_are_refused() {
 }
 
 #[test]
-fn a_backend_with_a_key_of_its_own_sees_nobody_elses() {
+fn a_backend_with_its_own_key_sees_no_other() {
     let secrets = [
         "authorization",
         "api-key",

@@ -87,17 +87,17 @@ pub(crate) fn full(body: impl Into<Bytes>) -> Body {
 }
 
 /// A body of unknown length, sent chunk by chunk.
-pub(crate) fn pieces() -> (Sender<Bytes>, Body) {
+pub(crate) fn channel() -> (Sender<Bytes>, Body) {
     let (sender, body) = Channel::new(1);
     (sender, body.boxed_unsync())
 }
 
 /// The next frame of a response body.
-pub(crate) async fn piece(
+pub(crate) async fn next_frame(
     response: &mut Response<Incoming>,
 ) -> Option<hyper::Result<Frame<Bytes>>> {
     loop {
-        let frame = soon("a piece", response.body_mut().frame()).await;
+        let frame = soon("a chunk", response.body_mut().frame()).await;
         // An empty one may precede the end.
         let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
         if !matches!(&frame, Some(Ok(frame)) if is_empty(frame)) {
