@@ -27,6 +27,7 @@
 //!
 //! ```text
 //! request ─▶ OpenAiProxy         a proxied path? else ─▶ the wrapped service, untouched
+//!             │ Ping               comments into idle streams of events, if configured
 //!             │ Observe            one record per exchange, whatever happens
 //!             │ Deadline           a limit on the whole exchange
 //!             │ AuthPassthrough    has credentials? marks them sensitive
@@ -44,6 +45,7 @@
 //! | layer | module |
 //! | --- | --- |
 //! | [`OpenAiProxyLayer`] | [`proxy`]: the whole stack |
+//! | [`PingLayer`] | [`ping`] |
 //! | [`ObserveLayer`] | [`observe`] |
 //! | [`DeadlineLayer`], [`TimeoutLayer`] | [`timeout`] |
 //! | [`AuthPassthroughLayer`] | [`auth`] |
@@ -94,6 +96,7 @@ mod multipart;
 pub mod observe;
 mod pattern;
 mod percent;
+pub mod ping;
 pub mod proxy;
 mod rope;
 pub mod route;
@@ -114,6 +117,7 @@ pub use crate::{
     model::{ModelOverride, ModelOverrideLayer},
     models::{MergeModels, MergeModelsLayer},
     observe::{Observe, ObserveLayer},
+    ping::{Ping, PingLayer},
     proxy::{OpenAiProxy, OpenAiProxyLayer},
     route::{BackendRoute, BackendRouteLayer},
     timeout::{Deadline, DeadlineLayer, Timeout, TimeoutLayer},

@@ -92,6 +92,13 @@ impl ConfigBuilder {
         self
     }
 
+    /// How long a stream of server-sent events may be idle before a comment is sent into it, which
+    /// keeps connections open. Default: none is sent. See [`ping`](crate::ping).
+    pub fn ping(mut self, period: Duration) -> Self {
+        self.settings.ping = Some(period);
+        self
+    }
+
     /// The largest request body, in bytes, that is JSON or buffered; larger ones are answered 413.
     /// Default: 67108864 (64 MiB).
     pub fn max_body_bytes(mut self, bytes: u64) -> Self {

@@ -75,6 +75,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `settings.idle_timeout` | 300 | seconds, see [`ConfigBuilder::idle_timeout`] |
 /// | `settings.tunnel_idle_timeout` | 3600 | seconds, see [`ConfigBuilder::tunnel_idle_timeout`] |
 /// | `settings.total_timeout` | `null` (none) | seconds, see [`ConfigBuilder::total_timeout`] |
+/// | `settings.ping` | `null` (none) | seconds, see [`ConfigBuilder::ping`] |
 /// | `settings.max_body_bytes` | 67108864 | see [`ConfigBuilder::max_body_bytes`] |
 /// | `settings.max_held_bytes` | 1073741824 | see [`ConfigBuilder::max_held_bytes`] |
 /// | `settings.max_upload_bytes` | 1073741824 | see [`ConfigBuilder::max_upload_bytes`] |
@@ -242,6 +243,7 @@ pub(crate) struct Settings {
     pub(crate) idle_timeout: Duration,
     pub(crate) tunnel_idle_timeout: Duration,
     pub(crate) total_timeout: Option<Duration>,
+    pub(crate) ping: Option<Duration>,
     pub(crate) max_body_bytes: u64,
     pub(crate) max_held_bytes: u64,
     pub(crate) max_upload_bytes: u64,
@@ -261,6 +263,7 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(300),
             tunnel_idle_timeout: Duration::from_secs(3600),
             total_timeout: None,
+            ping: None,
             max_body_bytes: 64 * 1024 * 1024,
             max_held_bytes: 1024 * 1024 * 1024,
             max_upload_bytes: 1024 * 1024 * 1024,

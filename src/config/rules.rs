@@ -146,6 +146,7 @@ impl Settings {
         let total_timeout = self
             .total_timeout
             .map(|time| positive(time, "settings.total_timeout"));
+        let ping = self.ping.map(|time| positive(time, "settings.ping"));
         for (bytes, field) in [
             (self.max_body_bytes, "settings.max_body_bytes"),
             (self.max_held_bytes, "settings.max_held_bytes"),
@@ -167,6 +168,7 @@ impl Settings {
             idle_timeout,
             tunnel_idle_timeout,
             total_timeout: total_timeout.transpose()?,
+            ping: ping.transpose()?,
             cooldown: self.cooldown.min(LONGEST),
             ..self
         })

@@ -149,6 +149,7 @@ fn defaults() {
         idle_timeout: seconds(300),
         tunnel_idle_timeout: seconds(3600),
         total_timeout: None,
+        ping: None,
         max_body_bytes: 67_108_864,
         max_held_bytes: 1_073_741_824,
         max_upload_bytes: 1_073_741_824,
@@ -181,7 +182,7 @@ fn every_field_from_the_file_as_from_the_builder() {
           ],
           "settings": {
             "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4,
-            "tunnel_idle_timeout": 8,
+            "tunnel_idle_timeout": 8, "ping": 9,
             "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
             "merge_models": false, "failover_on": [429, 503], "cooldown": 0
           }
@@ -204,6 +205,7 @@ fn every_field_from_the_file_as_from_the_builder() {
         .idle_timeout(seconds(3))
         .total_timeout(seconds(4))
         .tunnel_idle_timeout(seconds(8))
+        .ping(seconds(9))
         .max_body_bytes(5)
         .max_held_bytes(6)
         .max_upload_bytes(7)
@@ -369,6 +371,7 @@ fn times_that_are_allowed() {
             "idle_timeout",
             "tunnel_idle_timeout",
             "total_timeout",
+            "ping",
             "cooldown",
         ] {
             let settings = good(&with_settings(&format!(r#"{{"{field}": {number}}}"#))).settings;
@@ -377,6 +380,7 @@ fn times_that_are_allowed() {
                 "idle_timeout" => settings.idle_timeout,
                 "tunnel_idle_timeout" => settings.tunnel_idle_timeout,
                 "total_timeout" => settings.total_timeout.unwrap(),
+                "ping" => settings.ping.unwrap(),
                 _ => settings.cooldown,
             };
             assert_eq!(got, time, "{field}: {number}");
@@ -400,10 +404,11 @@ fn times_that_are_allowed() {
     assert_eq!(longest.settings.cooldown, YEARS_30);
 
     let settings = good(&with_settings(
-        r#"{"total_timeout": null, "cooldown": -0.0}"#,
+        r#"{"total_timeout": null, "ping": null, "cooldown": -0.0}"#,
     ))
     .settings;
     assert_eq!(settings.total_timeout, None);
+    assert_eq!(settings.ping, None);
     assert_eq!(settings.cooldown, Duration::ZERO);
 }
 
@@ -437,8 +442,8 @@ fn settings_that_are_not_allowed() {
         (
             r#"{ "timout": »30 }"#,
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
-             `idle_timeout`, `tunnel_idle_timeout`, `total_timeout`, `max_body_bytes`, \
-             `max_held_bytes`, `max_upload_bytes`, `require_auth`, `backend_header`, \
+             `idle_timeout`, `tunnel_idle_timeout`, `total_timeout`, `ping`, \
+             `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, `backend_header`, \
              `merge_models`, `failover_on` and `cooldown`",
         ),
         (
@@ -484,6 +489,14 @@ fn settings_that_are_not_allowed() {
         (
             r#"{ "total_timeout": »[] }"#,
             "`settings.total_timeout` must be a positive number of seconds, not a list",
+        ),
+        (
+            r#"{ "ping": »0 }"#,
+            "`settings.ping` must be a positive number of seconds",
+        ),
+        (
+            r#"{ "ping": »"15" }"#,
+            "`settings.ping` must be a positive number of seconds, not a string",
         ),
         (
             r#"{ "cooldown": »-0.1 }"#,
@@ -834,7 +847,7 @@ const EVERYTHING: &str = r#"{
   ],
   "settings": {
     "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4, "cooldown": 0,
-    "tunnel_idle_timeout": 8,
+    "tunnel_idle_timeout": 8, "ping": 9,
     "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
     "failover_on": [429, 503] /* the usual */
   }

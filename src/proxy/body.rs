@@ -12,11 +12,13 @@ use crate::{
     error::{BoxError, Error},
     forward, models,
     observe::ObserveBody,
+    ping::PingBody,
     timeout::{DeadlineBody, TimeoutBody},
 };
 
 /// The body that the stack makes of the backend's.
-pub(super) type Proxied<P> = ObserveBody<DeadlineBody<models::ResponseBody<TimeoutBody<P>>>>;
+pub(super) type Proxied<P> =
+    PingBody<ObserveBody<DeadlineBody<models::ResponseBody<TimeoutBody<P>>>>>;
 
 pin_project! {
     /// The body of a response: the wrapped service's `W`, the backend's `P` as it comes, or the

@@ -26,7 +26,7 @@ use crate::{
     endpoint::PathMatch,
     error::{BoxError, Error, Kind},
     forward::Forward,
-    models,
+    models, ping,
     service::accessors,
     timeout::{DeadlineBody, TimeoutBody},
 };
@@ -158,7 +158,8 @@ where
             None => ResponseFuture::proxied(self.stack.call(request), is_http2),
             Some(error) => {
                 let (parts, _) = request.into_parts();
-                ResponseFuture::proxied(self.stack.reject::<Rejected<P>>(&parts, error), is_http2)
+                let rejected = self.stack.get_ref().reject::<Rejected<P>>(&parts, error);
+                ResponseFuture::proxied(ping::ResponseFuture::new(rejected, None), is_http2)
             }
         }
     }

@@ -6,17 +6,19 @@ use crate::{
     model::{ModelOverride, ModelOverrideLayer},
     models::MergeModels,
     observe::Observe,
+    ping::Ping,
     route::BackendRoute,
     timeout::{Deadline, Timeout, TimeoutLayer},
 };
 
 /// What proxied requests go through.
 pub(super) type Stack<F> =
-    Observe<Deadline<AuthPassthrough<MergeModels<BackendRoute<ModelOverride<Timeout<F>>>>>>>;
+    Ping<Observe<Deadline<AuthPassthrough<MergeModels<BackendRoute<ModelOverride<Timeout<F>>>>>>>>;
 
 /// The order of the stages.
 pub(super) fn stack<F>(state: &State, forward: F) -> Stack<F> {
     ServiceBuilder::new()
+        .layer(state.ping.clone())
         .layer(state.observe.clone())
         .layer(state.deadline.clone())
         .layer(state.auth.clone())

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     auth::AuthPassthroughLayer, backend::Backend, config::Config, endpoint,
-    models::MergeModelsLayer, observe::ObserveLayer, route::BackendRouteLayer,
+    models::MergeModelsLayer, observe::ObserveLayer, ping::PingLayer, route::BackendRouteLayer,
     timeout::DeadlineLayer,
 };
 
@@ -21,6 +21,7 @@ pub(super) struct Shared {
 
 /// What the configuration says. A reload replaces it.
 pub(super) struct State {
+    pub(super) ping: PingLayer,
     pub(super) observe: ObserveLayer,
     pub(super) deadline: DeadlineLayer,
     pub(super) auth: AuthPassthroughLayer,
@@ -31,6 +32,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(config: &Config, observe: ObserveLayer, route: BackendRouteLayer) -> Self {
         Self {
+            ping: PingLayer::from_config(config),
             observe,
             deadline: DeadlineLayer::from_config(config),
             auth: AuthPassthroughLayer::from_config(config),

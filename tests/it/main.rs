@@ -20,6 +20,7 @@ mod models;
 mod no_duplicates;
 mod operations;
 mod own_fields;
+mod pings;
 mod requests;
 mod responses;
 mod secrets;

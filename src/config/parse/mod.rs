@@ -172,12 +172,8 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             "tunnel_idle_timeout" => {
                 settings.tunnel_idle_timeout = field.seconds(allowed::SECONDS)?;
             }
-            "total_timeout" => {
-                settings.total_timeout = match field.value {
-                    Value::Null => None,
-                    _ => Some(field.seconds(allowed::SECONDS)?),
-                }
-            }
+            "total_timeout" => settings.total_timeout = field.optional_seconds()?,
+            "ping" => settings.ping = field.optional_seconds()?,
             "max_body_bytes" => settings.max_body_bytes = field.whole_number(allowed::BYTES)?,
             "max_held_bytes" => settings.max_held_bytes = field.whole_number(allowed::BYTES)?,
             "max_upload_bytes" => settings.max_upload_bytes = field.whole_number(allowed::BYTES)?,
@@ -194,7 +190,7 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
             _ => {
                 return Err(field.unknown(
                     "`timeout`, `connect_timeout`, `idle_timeout`, `tunnel_idle_timeout`, \
-                     `total_timeout`, `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, \
+                     `total_timeout`, `ping`, `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, \
                      `require_auth`, `backend_header`, `merge_models`, `failover_on` and `cooldown`",
                 ));
             }
@@ -253,6 +249,14 @@ impl<'a> Field<'a> {
                 Ok(seconds.max(Duration::from_nanos(1)))
             }
             _ => Err(self.is_not(allowed)),
+        }
+    }
+
+    /// Seconds, or none where it is null.
+    fn optional_seconds(&self) -> Result<Option<Duration>, ConfigError> {
+        match self.value {
+            Value::Null => Ok(None),
+            _ => self.seconds(allowed::SECONDS).map(Some),
         }
     }
 
