@@ -78,6 +78,13 @@ impl<'a> ConnectionOptions<'a> {
         Self::new(values.map(HeaderValue::as_bytes))
     }
 
+    /// The fields that are named, as a value of another `Connection` field: they are no trailers of
+    /// the message, either.
+    pub(crate) fn fields(&self) -> Option<Box<[u8]>> {
+        // Most messages name none.
+        (!self.names.is_empty()).then(|| self.names.join(&b',').into())
+    }
+
     /// Whether a field name is one of the options.
     #[inline(always)]
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -183,9 +190,23 @@ pub(crate) fn protocols_without_keys(value: &HeaderValue) -> Option<HeaderValue>
     rest.filter(|rest| !rest.is_empty())
 }
 
+/// Removes the trailers that a message may not have: those that are not [allowed](is_trailer_allowed),
+/// and those that its `Connection` [names](ConnectionOptions::fields).
+pub(crate) fn retain_trailers(trailers: &mut HeaderMap, connection: Option<&[u8]>) {
+    let options = ConnectionOptions::new(connection);
+    let is_kept = |name: &HeaderName| is_trailer_allowed(name) && !options.contains(name.as_str());
+    if !trailers.keys().all(is_kept) {
+        for (name, value) in &std::mem::take(trailers) {
+            if is_kept(name) {
+                trailers.append(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
 /// Whether a message may have this field as a trailer: not if it frames, routes or authenticates
 /// the message (RFC 9110, section 6.5.1).
-pub(crate) fn is_trailer_allowed(name: &HeaderName) -> bool {
+fn is_trailer_allowed(name: &HeaderName) -> bool {
     let head_only = [
         header::AUTHORIZATION,
         header::CONTENT_LENGTH,

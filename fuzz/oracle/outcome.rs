@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::{client::conn::http1::handshake, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
@@ -247,6 +247,14 @@ pub(super) fn hypers(case: &Case) -> Outcome {
         }
     };
     let reason = response.extensions().get::<ReasonPhrase>();
+    let connections = connection_fields(response.headers());
+    let is_end_to_end = |name: &HeaderName| !connections.iter().any(|other| other == name.as_str());
+    let end_to_end = |fields: &HeaderMap| -> HeaderMap {
+        let fields = fields.iter().filter(|(name, _)| is_end_to_end(name));
+        fields
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    };
     outcome.head = Some(head(
         response.status(),
         reason,
@@ -289,20 +297,9 @@ pub(super) fn hypers(case: &Case) -> Outcome {
     outcome
 }
 
-/// The fields without those of the connection (RFC 9110, section 7.6.1).
-fn end_to_end(fields: &HeaderMap) -> HeaderMap {
-    let nominated: Vec<String> = fields
-        .get_all("connection")
-        .iter()
-        .flat_map(|value| {
-            let names = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-            let names: Vec<_> = names
-                .split(',')
-                .map(|name| name.trim_matches([' ', '\t']).into())
-                .collect();
-            names
-        })
-        .collect();
+/// The names of the fields that concern the connection, of a head and of its trailers (RFC 9110,
+/// section 7.6.1).
+fn connection_fields(head: &HeaderMap) -> Vec<String> {
     const HOP_BY_HOP: [&str; 8] = [
         "connection",
         "keep-alive",
@@ -313,11 +310,11 @@ fn end_to_end(fields: &HeaderMap) -> HeaderMap {
         "transfer-encoding",
         "upgrade",
     ];
-    let fields = fields.iter().filter(|(name, _)| {
-        !HOP_BY_HOP.contains(&name.as_str())
-            && !nominated.iter().any(|other| other == name.as_str())
-    });
+    let mut fields = HOP_BY_HOP.map(str::to_owned).to_vec();
+    for value in head.get_all("connection") {
+        let names = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        let names = names.split(',').map(|name| name.trim_matches([' ', '\t']));
+        fields.extend(names.map(str::to_owned));
+    }
     fields
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
 }

@@ -48,6 +48,10 @@ impl Lent {
         self.body.as_ref()
     }
 
+    pub(super) fn get_mut(&mut self) -> Option<&mut RequestBody> {
+        self.body.as_mut()
+    }
+
     /// The body, to be read.
     pub(super) fn take(&mut self) -> RequestBody {
         self.body.take().unwrap_or_default()

@@ -143,6 +143,23 @@ impl RequestBody {
         self
     }
 
+    /// Drops the trailers that the request's `Connection`
+    /// [names](crate::header::ConnectionOptions::fields).
+    pub(crate) fn drop_trailers(&mut self, connection: Box<[u8]>) {
+        match &mut self.state {
+            State::Streamed(streamed) => {
+                *streamed.as_mut().limits().connection = Some(connection);
+            }
+            State::Lent(lent) => {
+                if let Some(body) = lent.get_mut() {
+                    body.drop_trailers(connection);
+                }
+            }
+            // They have none.
+            State::Buffered(_) | State::Replaced(_) => {}
+        }
+    }
+
     /// A second body with the same bytes, if they are buffered in memory: what a retry needs.
     ///
     /// ```

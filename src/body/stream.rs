@@ -5,7 +5,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use sync_wrapper::SyncWrapper;
@@ -14,7 +13,7 @@ use super::buffer::Budget;
 use crate::{
     clock::IdleClock,
     error::{BoxError, Error, Kind},
-    header::is_trailer_allowed,
+    header::retain_trailers,
 };
 
 pin_project! {
@@ -24,6 +23,8 @@ pin_project! {
         pub(super) max_buffered_bytes: u64,
         pub(super) idle: Option<IdleClock>,
         pub(super) budget: Option<Arc<Budget>>,
+        // The fields that the request's `Connection` names.
+        pub(super) connection: Option<Box<[u8]>>,
         #[pin]
         body: B,
     }
@@ -42,6 +43,7 @@ where
         max_buffered_bytes: u64::MAX,
         idle: None,
         budget: None,
+        connection: None,
         body: SyncBody {
             size_hint: body.size_hint(),
             is_end: body.is_end_stream(),
@@ -56,6 +58,7 @@ pub(super) struct Limits<'a> {
     pub(super) max_buffered_bytes: &'a mut u64,
     pub(super) idle: &'a mut Option<IdleClock>,
     pub(super) budget: &'a mut Option<Arc<Budget>>,
+    pub(super) connection: &'a mut Option<Box<[u8]>>,
 }
 
 impl AnyBody {
@@ -66,6 +69,7 @@ impl AnyBody {
             max_buffered_bytes: this.max_buffered_bytes,
             idle: this.idle,
             budget: this.budget,
+            connection: this.connection,
         }
     }
 
@@ -104,22 +108,14 @@ impl AnyBody {
                 .checked_sub(length)
                 .ok_or_else(|| Error::new(Kind::BodyTooLarge))?;
             Ok(match frame.into_trailers() {
-                Ok(trailers) => Frame::trailers(allowed_trailers(trailers)),
+                Ok(mut trailers) => {
+                    retain_trailers(&mut trailers, this.connection.as_deref());
+                    Frame::trailers(trailers)
+                }
                 Err(frame) => frame,
             })
         }))
     }
-}
-
-fn allowed_trailers(mut trailers: HeaderMap) -> HeaderMap {
-    if !trailers.keys().all(is_trailer_allowed) {
-        for (name, value) in &std::mem::take(&mut trailers) {
-            if is_trailer_allowed(name) {
-                trailers.append(name.clone(), value.clone());
-            }
-        }
-    }
-    trailers
 }
 
 pin_project! {

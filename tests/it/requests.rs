@@ -739,6 +739,32 @@ async fn trailers_of_a_request_pass() {
 }
 
 #[tokio::test]
+async fn trailers_that_connection_names_go_no_further() {
+    let backend = Backend::start().await;
+    let entries = ["LLM1", "LLM2"].map(|name| entry(name, backend.address, ""));
+    // With several backends, the body may be needed by the next one.
+    for (entries, content_type) in [
+        (&entries[..1], "application/json"),
+        (&entries, "application/json"),
+        (&entries, "audio/mpeg"),
+    ] {
+        let server = Server::start(&config_of(entries, ""));
+        let mut client = Wire::connect(server.address).await;
+        let request = format!(
+            "POST /v1/audio HTTP/1.1\r\nHost: proxy.test\r\n{AUTHORIZED}Connection: X-Hop\r\n\
+             Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n\
+             2\r\n{{}}\r\n0\r\nX-Hop: 1\r\nX-Sum: 2\r\n\r\n"
+        );
+        let request = arrives(&backend, &mut client, request).await;
+        let body = String::from_utf8(request.body).unwrap();
+        assert!(!body.contains("x-hop"), "{body}");
+        if content_type != "application/json" || entries.len() == 1 {
+            assert!(body.contains("x-sum: 2\r\n"), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_chunk_of_an_upload_arrives_before_the_next_is_sent() {
     let (backend, server) = proxy().await;
     for framing in ["Transfer-Encoding: chunked", "Content-Length: 30"] {

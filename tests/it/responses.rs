@@ -675,8 +675,8 @@ async fn trailers_pass_over_http2_but_those_of_the_connection() {
     let (client, mut asked, mut wire) = asking_over_http2(&backend, &server).await;
     for announced in ["trailer: x-sum\r\n", ""] {
         wire.send(format!(
-            "HTTP/1.1 200 OK\r\n{announced}transfer-encoding: chunked\r\n\r\n\
-             2\r\nok\r\n0\r\nx-sum: 1\r\nconnection: close\r\nx-sum: 2\r\n\r\n"
+            "HTTP/1.1 200 OK\r\n{announced}connection: x-hop\r\ntransfer-encoding: chunked\r\n\r\n\
+             2\r\nok\r\n0\r\nx-sum: 1\r\nconnection: x-sum\r\nX-Hop: 1\r\nx-sum: 2\r\n\r\n"
         ))
         .await;
         let answer = asked.await.unwrap().unwrap();

@@ -112,7 +112,7 @@ impl Exchange {
     fn start_http1(outgoing: Outgoing, stream: Stream) -> (Box<Self>, Option<Parts>) {
         let Outgoing {
             parts,
-            body,
+            mut body,
             target,
             pool,
             ..
@@ -121,6 +121,9 @@ impl Exchange {
         let outbound = Outbound::new(&parts, &target, &body.size_hint());
         let head = encode_head(&outbound);
         let (framing, asked) = (outbound.framing(), outbound.asked());
+        if let Some(fields) = outbound.connection_fields() {
+            body.drop_trailers(fields);
+        }
         let exchange = http1::Exchange::new(stream, head, framing, body, asked);
         let exchange = Box::new(Self {
             protocol: Protocol::Http1(exchange),
@@ -134,7 +137,7 @@ impl Exchange {
     fn start_http2(outgoing: Outgoing, permit: http2::StreamPermit) -> Result<Box<Self>, Unsent> {
         let Outgoing {
             parts,
-            body,
+            mut body,
             target,
             pool,
             repeats,
@@ -146,6 +149,9 @@ impl Exchange {
         let outbound = Outbound::new(&parts, &target, &body.size_hint());
         let head = http2_head(&outbound).map_err(|error| internal(error.into()))?;
         let framing = outbound.framing();
+        if let Some(fields) = outbound.connection_fields() {
+            body.drop_trailers(fields);
+        }
         let copy = body.try_clone();
         body.note_connecting(false);
         match permit.send(head, framing, body) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{MAX_FIELDS, Malformed};
-use crate::header::is_trailer_allowed;
+use crate::header::retain_trailers;
 
 /// Longest extension of a chunk. Extensions are dropped (RFC 9112, section 7.1.1).
 const MAX_EXTENSION: u16 = 4096;
@@ -19,6 +19,8 @@ const MAX_STEP: usize = 8;
 /// Decodes a chunked body from input that may be split anywhere.
 pub(super) struct Chunked {
     at: At,
+    /// The fields that the head's `Connection` names.
+    connection: Option<Box<[u8]>>,
 }
 
 enum At {
@@ -53,7 +55,16 @@ enum At {
 
 impl Chunked {
     pub(super) fn new() -> Self {
-        Self { at: START }
+        Self {
+            at: START,
+            connection: None,
+        }
+    }
+
+    /// Drops the trailers that the head's `Connection` names.
+    pub(super) fn with_connection(mut self, fields: Option<Box<[u8]>>) -> Self {
+        self.connection = fields;
+        self
     }
 
     pub(super) fn is_end(&self) -> bool {
@@ -100,7 +111,7 @@ impl Chunked {
                     self.at = at;
                     break;
                 }
-                at => match at.after(byte) {
+                at => match at.after(byte, self.connection.as_deref()) {
                     Ok(at) => at,
                     Err(malformed) => {
                         self.at = At::Malformed(malformed);
@@ -141,7 +152,7 @@ impl At {
     }
 
     /// Where a byte of framing leads.
-    fn after(self, byte: u8) -> Result<Self, Malformed> {
+    fn after(self, byte: u8, connection: Option<&[u8]>) -> Result<Self, Malformed> {
         Ok(match self {
             At::Size { size, digits } => match (byte as char).to_digit(16) {
                 Some(_) if digits == 16 => return Err(Malformed("chunk size too large")),
@@ -192,7 +203,7 @@ impl At {
             At::Trailers(mut section) => {
                 section.push(byte);
                 if section == b"\r\n" || section.ends_with(b"\r\n\r\n") {
-                    At::End(parse_trailers(&section)?)
+                    At::End(parse_trailers(&section, connection)?)
                 } else if section.len() > MAX_TRAILERS {
                     return Err(Malformed("trailers too long"));
                 } else {
@@ -207,7 +218,10 @@ impl At {
 
 const START: At = At::Size { size: 0, digits: 0 };
 
-fn parse_trailers(section: &[u8]) -> Result<Option<Box<HeaderMap>>, Malformed> {
+fn parse_trailers(
+    section: &[u8],
+    connection: Option<&[u8]>,
+) -> Result<Option<Box<HeaderMap>>, Malformed> {
     const INVALID: Malformed = Malformed("invalid trailers");
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(section, &mut fields)
@@ -218,10 +232,9 @@ fn parse_trailers(section: &[u8]) -> Result<Option<Box<HeaderMap>>, Malformed> {
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| INVALID)?;
         let value = HeaderValue::from_bytes(field.value).map_err(|_| INVALID)?;
-        if is_trailer_allowed(&name) {
-            trailers.append(name, value);
-        }
+        trailers.append(name, value);
     }
+    retain_trailers(&mut trailers, connection);
     Ok((!trailers.is_empty()).then(|| Box::new(trailers)))
 }
 
@@ -277,7 +290,9 @@ mod tests {
     fn trailers_that_concern_the_connection_are_left_out() {
         let trailers = |section: &str| {
             let body = format!("0\r\n{section}\r\n");
-            let (_, mut chunked, _) = decode(&[body.as_bytes()]).unwrap();
+            let mut chunked =
+                Chunked::new().with_connection(Some(b"X-Hop,x-ray".as_slice().into()));
+            chunked.advance(body.as_bytes()).unwrap();
             assert!(chunked.is_end());
             chunked.take_trailers()
         };
@@ -286,6 +301,12 @@ mod tests {
         assert_eq!(some.len(), 1);
         assert_eq!(some["x-sum"], "1");
         assert_eq!(trailers("Content-Length: 5\r\nKeep-Alive: x\r\n"), None);
+        assert_eq!(trailers("x-hop: 1\r\nX-Ray: 2\r\n"), None);
+        // `Connection` itself is no trailer, and names nothing there.
+        assert_eq!(
+            trailers("Connection: x-sum\r\nx-sum: 1\r\n").unwrap().len(),
+            1
+        );
     }
 
     #[test]

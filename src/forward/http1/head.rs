@@ -179,7 +179,10 @@ pub(super) fn parse(
         }
     }
     NAMES.set(names.rewound());
-    let mut body = body.decoder(is_1_0)?;
+    let mut body = match body.decoder(is_1_0)? {
+        Decoder::Chunked(chunked) => Decoder::Chunked(chunked.with_connection(options.fields())),
+        other => other,
+    };
     if is_switch && !is_websocket_only(&headers) {
         return Ok(Parsed::Unasked);
     }

@@ -141,6 +141,11 @@ impl<'a> Outbound<'a> {
         }
     }
 
+    /// The fields that `Connection` names, which may come as trailers, too.
+    pub(super) fn connection_fields(&self) -> Option<Box<[u8]>> {
+        self.options.fields()
+    }
+
     pub(super) fn framing(&self) -> Framing {
         self.framing
     }
