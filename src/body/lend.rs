@@ -1,3 +1,5 @@
+//! A body that one attempt after the other reads.
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{RequestBody, State};

@@ -1,3 +1,5 @@
+//! A body that is forwarded as it arrives, with its limits.
+
 use std::{
     pin::Pin,
     sync::Arc,

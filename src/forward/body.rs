@@ -1,3 +1,5 @@
+//! The response body of `Forward`: the backend's connection.
+
 use std::{
     fmt,
     future::poll_fn,

@@ -1,3 +1,5 @@
+//! The settings of `Forward`.
+
 use std::{sync::Arc, time::Duration};
 
 use super::{

@@ -1,3 +1,5 @@
+//! The response of `Forward`: from the wait for a connection to the response headers.
+
 use std::{
     fmt,
     pin::Pin,

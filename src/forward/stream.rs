@@ -1,3 +1,5 @@
+//! A connection to a backend, with or without TLS.
+
 use std::{
     io,
     mem::MaybeUninit,

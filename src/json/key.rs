@@ -1,3 +1,5 @@
+//! Whether a key is `model`.
+
 const MODEL: &[u8] = b"model";
 
 /// Compares a key with `model` while its JSON text arrives. Keeps none of the text, which must be

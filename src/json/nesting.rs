@@ -1,3 +1,5 @@
+//! Which arrays and objects are open.
+
 /// The open containers, one bit each. The first 64 need no allocation.
 #[derive(Default)]
 pub(super) struct Nesting {

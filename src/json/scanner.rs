@@ -1,3 +1,5 @@
+//! Finds a document's top-level `model`, and validates the whole (RFC 8259).
+
 use std::ops::Range;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! The text of one chunk: where its strings, numbers and white space end.
+
 /// A chunk of the document, and how far it has been read.
 pub(super) struct Text<'a> {
     bytes: &'a [u8],

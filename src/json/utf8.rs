@@ -1,3 +1,5 @@
+//! Validates UTF-8 that arrives in chunks.
+
 /// Validates text that arrives in chunks.
 #[derive(Default)]
 pub(super) struct Utf8 {

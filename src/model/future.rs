@@ -1,3 +1,5 @@
+//! The response of `ModelOverride`, whose request may have to be buffered first.
+
 use std::{
     fmt,
     pin::Pin,

@@ -1,3 +1,5 @@
+//! Finds the boundary between two parts (RFC 2046, section 5.1.1).
+
 use memchr::memmem::Finder;
 
 const CRLF: &[u8] = b"\r\n";

@@ -1,3 +1,5 @@
+//! Reads a part's headers (RFC 7578, section 4.2).
+
 use memchr::memmem;
 
 use super::parameters::{has_ascii_charset, parameter, strip_prefix, token};

@@ -1,3 +1,5 @@
+//! Reads the parameters of a field value.
+
 /// The value of a parameter in `*( OWS ";" OWS [ parameter ] )` (RFC 9110, 5.6.6), written as itself
 /// or as `name*` (RFC 8187). Fails where readers could find different values.
 pub(super) fn parameter(mut text: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {

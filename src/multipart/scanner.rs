@@ -1,3 +1,5 @@
+//! Finds the parts named `model` in a form.
+
 use std::ops::Range;
 
 use super::{Invalid, delimiter::Delimiter, headers::Headers};

@@ -1,3 +1,5 @@
+//! The response body of `Timeout`, with its idle timeout.
+
 use std::{
     fmt,
     pin::Pin,

@@ -1,3 +1,5 @@
+//! The limit on a whole exchange.
+
 use std::{
     fmt,
     pin::Pin,

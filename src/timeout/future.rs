@@ -1,3 +1,5 @@
+//! The response of `Timeout`, with the response-header timeout.
+
 use std::{
     fmt,
     pin::Pin,

@@ -1,3 +1,5 @@
+//! The clock of the response-header timeout.
+
 use std::{
     task::{Context, Poll},
     time::Duration,

@@ -1,3 +1,5 @@
+//! A request and its response on one connection.
+
 use std::{
     cell::RefCell,
     io,

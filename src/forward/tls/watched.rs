@@ -1,3 +1,5 @@
+//! Whether the end of a TLS connection was announced.
+
 use std::{
     io,
     pin::Pin,

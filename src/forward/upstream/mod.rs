@@ -1,3 +1,5 @@
+//! Makes a request ready to be sent by any HTTP client.
+
 #[cfg(test)]
 mod tests;
 
