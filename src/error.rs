@@ -112,10 +112,6 @@ pub(crate) enum Kind {
     Unrouted,
     Refused,
     Dns,
-    #[cfg_attr(
-        not(any(feature = "native-tls", feature = "rustls")),
-        expect(dead_code)
-    )]
     TlsCertificate,
     TlsProtocol,
     ConnectTimeout,

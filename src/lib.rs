@@ -84,6 +84,7 @@ pub mod config;
 mod endpoint;
 pub mod error;
 mod exchange;
+mod file;
 pub mod forward;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -103,6 +104,7 @@ pub mod route;
 mod secret;
 mod service;
 pub mod timeout;
+mod tls;
 mod tunnel;
 
 #[doc(inline)]

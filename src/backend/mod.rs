@@ -22,6 +22,7 @@
 //! # Ok::<(), tower_openai_proxy::ConfigError>(())
 //! ```
 
+mod origin;
 #[cfg(test)]
 mod tests;
 
@@ -35,9 +36,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Uri, uri::Scheme};
+use http::{HeaderValue, Method, Uri};
 use tokio::time::Instant;
 
+pub(crate) use self::origin::Origin;
 use crate::{
     config::{BackendSettings, BaseUrl, Config, OwnField},
     endpoint::{self, PathPattern},
@@ -91,31 +93,6 @@ impl Health {
     }
 }
 
-/// Where connections go: what two backends must share to share connections.
-#[derive(Clone)]
-pub(crate) struct Origin(Arc<Uri>);
-
-impl PartialEq for Origin {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
-    }
-}
-
-impl Origin {
-    pub(crate) fn uri(&self) -> &Uri {
-        &self.0
-    }
-
-    pub(crate) fn is_https(&self) -> bool {
-        self.0.scheme() == Some(&Scheme::HTTPS)
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        let default = if self.is_https() { 443 } else { 80 };
-        self.0.port_u16().unwrap_or(default)
-    }
-}
-
 /// The timeouts of one backend.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -138,18 +115,31 @@ impl Backend {
         let backends = config.backends.iter();
         let fields = backends.clone().flat_map(|backend| &backend.own_fields);
         secret::watch(fields.filter_map(|field| field.value.file()));
-        backends
-            .filter_map(|backend| Self::new(backend, config, previous))
-            .collect()
+        let mut all: Vec<Self> = Vec::new();
+        for backend in backends {
+            // Connections are found faster, and go on after a reload, where origins are the same.
+            let mut known = previous.iter().chain(&all).map(Self::origin);
+            let shared = |origin: Origin| {
+                let known = known.find(|known| **known == origin);
+                known.cloned().unwrap_or(origin)
+            };
+            all.extend(Self::new(backend, config, previous, shared));
+        }
+        all.into()
     }
 
-    fn new(backend: &BackendSettings, config: &Config, previous: &[Backend]) -> Option<Self> {
+    fn new(
+        backend: &BackendSettings,
+        config: &Config,
+        previous: &[Backend],
+        shared: impl FnOnce(Origin) -> Origin,
+    ) -> Option<Self> {
         let url = backend.url.as_ref()?;
         let settings = &config.settings;
         let response_head = backend.timeout.unwrap_or(settings.timeout);
         Some(Self(Arc::new(Inner {
             name: backend.name.clone(),
-            origin: Origin(Arc::new(url.origin().clone())),
+            origin: shared(Origin::new(url.origin().clone(), backend.tls.clone())),
             url: url.clone(),
             model: backend.model.as_deref().map(Into::into),
             models: backend.models.clone(),

@@ -189,6 +189,9 @@ pub struct BackendConfig {
     pub(super) api_key: Option<Source>,
     pub(super) api_key_field: Option<String>,
     pub(super) headers: Vec<(String, Source)>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) client_cert: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
     pub(super) paths: Option<Vec<String>>,
     pub(super) websocket: bool,
 }
@@ -229,6 +232,9 @@ impl BackendConfig {
             api_key: None,
             api_key_field: None,
             headers: Vec::new(),
+            ca_file: None,
+            client_cert: None,
+            client_key: None,
             paths: None,
             websocket: true,
         }
@@ -377,6 +383,32 @@ impl BackendConfig {
         self
     }
 
+    /// Trusts the certificate authorities in this file, in PEM form, in place of the system's. It is
+    /// read when the configuration is built.
+    ///
+    /// This, [`client_cert`](Self::client_cert) and [`client_key`](Self::client_key) are for
+    /// [`Forward`](crate::Forward), with one of the cargo features `native-tls` and `rustls`; a client
+    /// of your own has settings of its own.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// Shows this certificate to the backend (mutual TLS): a file in PEM form, with those of its
+    /// issuers after it. It needs a [`client_key`](Self::client_key). Both are read when the
+    /// configuration is built.
+    pub fn client_cert(mut self, path: impl Into<PathBuf>) -> Self {
+        self.client_cert = Some(path.into());
+        self
+    }
+
+    /// The private key of [`client_cert`](Self::client_cert): a file in PEM form (PKCS#8; PKCS#1 and
+    /// SEC1, too, but with `native-tls` on Windows and Apple's systems), without a passphrase.
+    pub fn client_key(mut self, path: impl Into<PathBuf>) -> Self {
+        self.client_key = Some(path.into());
+        self
+    }
+
     /// Serves only paths that match one of these patterns, at least one: `/responses` (exactly
     /// this), `/responses/*` (everything below it), `*` (everything). Paths start below the base
     /// URL; a `*` may only stand at the end, and matches slashes, too.
@@ -408,6 +440,9 @@ impl fmt::Debug for BackendConfig {
             .field("api_key", &api_key)
             .field("api_key_field", &self.api_key_field)
             .field("headers", &headers)
+            .field("ca_file", &self.ca_file)
+            .field("client_cert", &self.client_cert)
+            .field("client_key", &self.client_key)
             .field("paths", &self.paths)
             .field("websocket", &self.websocket)
             .finish()

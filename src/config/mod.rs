@@ -26,10 +26,11 @@ mod parse;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 mod warning;
 
-use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, time::Duration};
+use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use http::{HeaderName, StatusCode};
 
@@ -42,7 +43,10 @@ pub use self::{
     error::ConfigError,
     warning::ConfigWarning,
 };
-use crate::{endpoint::PathPattern, header::is_credential, pattern::ModelMap, secret::FieldValue};
+use crate::{
+    endpoint::PathPattern, header::is_credential, pattern::ModelMap, secret::FieldValue,
+    tls::Client,
+};
 
 /// Looks up an environment variable.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -68,6 +72,8 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….api_key_file` | none | see [`BackendConfig::api_key_file`] |
 /// | `….api_key_field` | `"authorization"` | see [`BackendConfig::api_key_field`] |
 /// | `….headers` | none | see [`BackendConfig::header`]; a secret is `{"env": "NAME"}` or `{"file": "PATH"}` |
+/// | `….ca_file` | none | see [`BackendConfig::ca_file`] |
+/// | `….client_cert`, `….client_key` | none | see [`BackendConfig::client_cert`] |
 /// | `….paths` | none | see [`BackendConfig::paths`] |
 /// | `….websocket` | `true` | see [`BackendConfig::websocket`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
@@ -171,6 +177,7 @@ impl Default for Config {
             timeout: None,
             own_fields: [].into(),
             has_key: false,
+            tls: None,
             paths: None,
             websocket: true,
         };
@@ -215,6 +222,8 @@ pub(crate) struct BackendSettings {
     pub(crate) own_fields: Box<[OwnField]>,
     /// Whether one of them is a key that stands in for all credentials of the client.
     pub(crate) has_key: bool,
+    /// What TLS to it uses in place of the defaults.
+    pub(crate) tls: Option<Arc<Client>>,
     /// The paths that it serves; at least one.
     pub(crate) paths: Option<Box<[PathPattern]>>,
     pub(crate) websocket: bool,

@@ -14,7 +14,12 @@ use crate::{
 
 /// What is allowed, as messages say it after "must be".
 pub(super) mod allowed {
+    pub(crate) const AUTHORITIES: &str = "certificates of authorities in PEM form";
     pub(crate) const BYTES: &str = "a whole number of bytes, 1 or more";
+    pub(crate) const CLIENT_CERT: &str =
+        "the client's certificate, and those of its issuers after it, in PEM form";
+    pub(crate) const CLIENT_KEY: &str =
+        "the private key of `client_cert` in PEM form, without a passphrase";
     pub(crate) const COOLDOWN: &str = "a number of seconds, 0 (never) or more";
     pub(crate) const HEADER: &str = "a header field other than `Host`, `Content-Length` and those \
         that concern one connection, such as `Connection`";
@@ -85,6 +90,7 @@ impl BackendConfig {
         let models = self.models.as_ref();
         let models = models.map(|models| models.validate(&field("models")));
         let timeout = self.timeout.map(|time| positive(time, field("timeout")));
+        let tls = self.tls(path)?;
         let (own_fields, has_key) = self.own_fields(path, environment)?;
         let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
         Ok(BackendSettings {
@@ -95,6 +101,7 @@ impl BackendConfig {
             timeout: timeout.transpose()?,
             own_fields,
             has_key,
+            tls,
             paths: paths.transpose()?,
             websocket: self.websocket,
         })

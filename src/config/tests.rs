@@ -629,14 +629,14 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
-             `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, `paths` \
-             and `websocket`",
+             `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, \
+             `ca_file`, `client_cert`, `client_key`, `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
              `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, \
-             `paths` and `websocket`",
+             `ca_file`, `client_cert`, `client_key`, `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "name": »"c" }"#,

@@ -4,12 +4,11 @@ use std::fmt;
 
 use http::{HeaderValue, Uri, uri::Scheme};
 
+use crate::tls;
+
 pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
 
 const ALLOWED: &str = "an absolute http or https URL, such as https://api.openai.com/v1";
-
-/// Whether this build can speak TLS to backends.
-const TLS: bool = cfg!(any(feature = "native-tls", feature = "rustls"));
 
 /// A validated base URL: absolute, `http` or `https`, with a host, without user name, password and
 /// fragment.
@@ -48,7 +47,7 @@ impl BaseUrl {
         if port != Some("") && authority.port_u16().is_none_or(|port| port == 0) {
             return Err("with a port from 1 to 65535, or without one");
         }
-        if is_https && !TLS {
+        if is_https && !tls::IS_AVAILABLE {
             return Err(
                 "http: this build lacks the cargo features `native-tls` and `rustls`, one of which https needs",
             );

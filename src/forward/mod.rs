@@ -80,7 +80,6 @@ mod pool;
 mod request;
 mod stream;
 mod tcp;
-mod tls;
 mod upgrade;
 mod upstream;
 

@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::tls;
+use crate::tls;
 
 /// A connection to a backend.
 pub(crate) struct Stream {

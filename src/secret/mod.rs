@@ -5,9 +5,7 @@ mod tests;
 
 use std::{
     borrow::Cow,
-    fmt,
-    fs::File,
-    io::{self, Read},
+    fmt, io,
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock, Weak,
@@ -19,10 +17,12 @@ use std::{
 
 use http::HeaderValue;
 
+use crate::file;
+
 /// How often files are read again.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// More than any key has.
+/// More than any secret has.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// The value of a field that the operator sets.
@@ -131,7 +131,7 @@ impl SecretFile {
 }
 
 fn read(path: &Path, parse: Parse) -> Result<HeaderValue, Problem> {
-    let content = read_file(path).map_err(Problem::Unreadable)?;
+    let content = file::read(path, MAX_BYTES).map_err(Problem::Unreadable)?;
     let content = content.strip_suffix(b"\n").unwrap_or(&content);
     let content = content.strip_suffix(b"\r").unwrap_or(content);
     if content.is_empty() {
@@ -139,18 +139,6 @@ fn read(path: &Path, parse: Parse) -> Result<HeaderValue, Problem> {
     }
     let content = std::str::from_utf8(content).map_err(|_| Problem::Invalid)?;
     parse(content).ok_or(Problem::Invalid)
-}
-
-/// Reads a regular file: reading anything else, such as a FIFO, may block for ever.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut content = Vec::new();
-    File::open(path)?
-        .take(MAX_BYTES)
-        .read_to_end(&mut content)?;
-    Ok(content)
 }
 
 /// Reads these files again once a second, as long as somebody uses them. A thread does so: a file

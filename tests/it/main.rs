@@ -30,5 +30,6 @@ mod server_tls;
 mod stack;
 mod support;
 mod tls;
+mod tls_identity;
 mod tonic;
 mod websocket;

@@ -105,6 +105,9 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
                     backend = header(backend, name, &value, folder)?;
                 }
             }
+            "ca_file" => backend = backend.ca_file(folder.join(field.string()?)),
+            "client_cert" => backend = backend.client_cert(folder.join(field.string()?)),
+            "client_key" => backend = backend.client_key(folder.join(field.string()?)),
             "paths" => {
                 let items = field.items(allowed::PATHS)?;
                 let patterns = items.map(|item| item.string());
@@ -114,7 +117,8 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             _ => {
                 return Err(field.unknown(
                     "`name`, `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, \
-                     `api_key_field`, `headers`, `paths` and `websocket`",
+                     `api_key_field`, `headers`, `ca_file`, `client_cert`, `client_key`, `paths` and \
+                     `websocket`",
                 ));
             }
         }

@@ -1,5 +1,5 @@
 //! Makes connections to backends and classifies the errors: names and TCP are hyper-util's work, TLS
-//! that of the TLS libraries.
+//! that of [`tls`].
 
 use std::{
     error::Error as StdError,
@@ -19,27 +19,18 @@ use super::{
     http2,
     stream::Stream,
     tcp::{self, DnsError, Resolver, Tcp},
-    tls,
 };
 use crate::{
     backend::Origin,
     error::{BoxError, Error, Kind},
-};
-
-/// What a backend may choose in the TLS handshake. One that is offered nothing speaks HTTP/1.1.
-const ALPN: &[&str] = if cfg!(feature = "http2") {
-    &["h2", "http/1.1"]
-} else {
-    &[]
+    tls,
 };
 
 /// Connects to the origins of backends.
 pub(crate) struct Connector {
     tcp: Tcp,
     /// Made when it is first needed: reading the certificate authorities takes a while.
-    tls: OnceLock<Result<tls::Connector, BoxError>>,
-    /// The same, but it offers HTTP/1.1 alone.
-    http1_tls: OnceLock<Result<tls::Connector, BoxError>>,
+    tls: OnceLock<Result<tls::Client, tls::Unusable>>,
 }
 
 /// The versions of HTTP that a connection may have.
@@ -60,25 +51,23 @@ impl Connector {
         Self {
             tcp: tcp::connector(resolver),
             tls: OnceLock::new(),
-            http1_tls: OnceLock::new(),
         }
     }
 
     /// Makes ready what connections to this origin need, so that the first one needn't wait.
     pub(crate) fn prepare(&self, origin: &Origin) {
         if origin.is_https() {
-            let _ = self.tls(Versions::Any);
+            let _ = self.tls(origin);
         }
     }
 
-    fn tls(&self, versions: Versions) -> &Result<tls::Connector, BoxError> {
-        match versions {
-            Versions::Http1 if cfg!(feature = "http2") => {
-                let only_http1 = || tls::Connector::new(&["http/1.1"]);
-                self.http1_tls.get_or_init(only_http1)
-            }
-            _ => self.tls.get_or_init(|| tls::Connector::new(ALPN)),
+    fn tls<'a>(&'a self, origin: &'a Origin) -> Result<&'a tls::Client, Error> {
+        if let Some(client) = origin.tls() {
+            return Ok(client);
         }
+        let default = || tls::Client::new(tls::Credentials::default());
+        let client = self.tls.get_or_init(default).as_ref();
+        client.map_err(|error| Error::new(Kind::TlsProtocol).with_source(error.to_string()))
     }
 
     /// Starts to connect. `period` is for all of it: the name, TCP and TLS. The addresses of a name
@@ -93,11 +82,13 @@ impl Connector {
         tcp.set_connect_timeout(Some(period));
         let uri = origin.uri().clone();
         let attempt = if origin.is_https() {
-            let tls = self.tls(versions).as_ref();
-            let tls =
-                tls.map_err(|error| Error::new(Kind::TlsProtocol).with_source(error.to_string()))?;
-            let connecting = tls::connect(tls, tcp, uri);
-            let future = Box::pin(async move { Connected::over(connecting.await?).await });
+            let tls = self.tls(origin)?;
+            let tls = tls.connector(versions == Versions::Http1).clone();
+            let host = origin.host().to_owned();
+            let future = Box::pin(async move {
+                let tcp = tcp.call(uri).await?.into_inner();
+                Connected::over(tls::connect(tls, &host, tcp).await?).await
+            });
             Attempt::Tls { future }
         } else {
             // It is ready from the start, as its resolver always is.
@@ -183,7 +174,13 @@ fn classify(error: BoxError) -> Error {
         if cause.is::<DnsError>() {
             kind = Kind::Dns;
         }
-        kind = tls::kind(cause).unwrap_or(kind);
+        if let Some(error) = cause.downcast_ref::<tls::HandshakeError>() {
+            kind = if error.is_certificate {
+                Kind::TlsCertificate
+            } else {
+                Kind::TlsProtocol
+            };
+        }
         if let Some(cause) = cause.downcast_ref::<io::Error>()
             && cause.raw_os_error().is_some_and(is_out_of_descriptors)
         {
