@@ -42,6 +42,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
+    client::ClientName,
     config::Config,
     error::{BoxError, Error, Kind},
     header::{X_API_KEY, is_credential, is_websocket, keys_in_protocols, preflighted_method},
@@ -91,7 +92,8 @@ impl<S> Layer<S> for AuthPassthroughLayer {
 }
 
 /// Forwards requests that have credentials (`Authorization` or `api-key`, not empty); the others
-/// fail with a 401 error. A browser's preflight needs none. A browser sends those of a WebSocket as
+/// fail with a 401 error. A browser's preflight needs none, nor does a request with a
+/// [`ClientName`] in its extensions. A browser sends those of a WebSocket as
 /// the item `openai-insecure-api-key.…` of `Sec-WebSocket-Protocol`.
 ///
 /// See the [module documentation](self).
@@ -127,6 +129,7 @@ where
         let has_credentials = mark_credentials(&mut request);
         let is_allowed = has_credentials
             || !self.required
+            || request.extensions().get::<ClientName>().is_some()
             || preflighted_method(request.method(), request.headers()).is_some();
         ResponseFuture {
             state: if is_allowed {

@@ -54,6 +54,9 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 /// Of a model's name in a message.
 const MAX_MODEL_CHARACTERS: usize = 128;
 
+/// `Retry-After` in milliseconds, which OpenAI's SDKs prefer.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why an exchange failed: the client's fault, the backend's, or a timeout.
@@ -91,7 +94,13 @@ pub(crate) enum Kind {
     NotFound,
     DotSegments,
     NoCredentials,
+    InvalidApiKey,
     Forbidden,
+    ModelNotAllowed,
+    PathNotAllowed,
+    BackendNotAllowed,
+    RateLimited,
+    ConcurrencyLimited,
     UnknownBackend,
     NoCandidate,
     ModelNotFound,
@@ -141,9 +150,16 @@ impl Kind {
             | Kind::TwoModels
             | Kind::BodyTruncated
             | Kind::UnsupportedTransferCoding => (StatusCode::BAD_REQUEST, "http_request_error"),
-            Kind::NoCredentials => (StatusCode::UNAUTHORIZED, "http_request_denied"),
-            Kind::Forbidden => (StatusCode::FORBIDDEN, "http_request_denied"),
-            Kind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "http_request_denied"),
+            Kind::NoCredentials | Kind::InvalidApiKey => {
+                (StatusCode::UNAUTHORIZED, "http_request_denied")
+            }
+            Kind::Forbidden
+            | Kind::ModelNotAllowed
+            | Kind::PathNotAllowed
+            | Kind::BackendNotAllowed => (StatusCode::FORBIDDEN, "http_request_denied"),
+            Kind::TooManyRequests | Kind::RateLimited | Kind::ConcurrencyLimited => {
+                (StatusCode::TOO_MANY_REQUESTS, "http_request_denied")
+            }
             Kind::WebSocketUnsupported => (StatusCode::UPGRADE_REQUIRED, "http_request_denied"),
             Kind::BodyIdle => (StatusCode::REQUEST_TIMEOUT, "http_request_error"),
             Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "http_request_error"),
@@ -181,7 +197,21 @@ impl Kind {
             Kind::NoCredentials => {
                 "No credentials: send an API key as `Authorization: Bearer <key>` or `api-key: <key>`."
             }
+            Kind::InvalidApiKey => {
+                "No valid API key: send one of this proxy's as `Authorization: Bearer <key>` or `api-key: <key>`."
+            }
             Kind::Forbidden => "These credentials don't allow this request.",
+            Kind::ModelNotAllowed => "This API key doesn't allow this model.",
+            Kind::PathNotAllowed => "This API key doesn't allow this path.",
+            Kind::BackendNotAllowed => {
+                "This API key doesn't allow the backend that `X-Proxy-Backend` names."
+            }
+            Kind::RateLimited => {
+                "Rate limit reached for this API key: too many requests per minute; try again later."
+            }
+            Kind::ConcurrencyLimited => {
+                "Too many requests of this API key are in flight; try again when one has ended."
+            }
             Kind::UnknownBackend => {
                 "`X-Proxy-Backend` names no backend of this proxy; send one of its names, or leave the field out."
             }
@@ -372,7 +402,7 @@ impl Error {
     }
 
     /// Sets the `type` of the JSON. Default: `invalid_request_error` for a 4xx status,
-    /// `proxy_error` for any other.
+    /// `rate_limit_error` for the limits of a client key, `proxy_error` for any other.
     #[must_use]
     pub fn with_type(mut self, kind: impl Into<Cow<'static, str>>) -> Self {
         self.customize().kind = Some(kind.into());
@@ -408,13 +438,20 @@ impl Error {
     }
 
     /// The `code` of the JSON: the one given to [`custom`](Self::custom), `model_not_found` for a
-    /// model that no backend serves, `websocket_unsupported` with the status 426, else
+    /// model that no backend serves, `websocket_unsupported` with the status 426, those of [client
+    /// keys](crate::keys#errors), else
     /// [`proxy_status`](Self::proxy_status).
     pub fn code(&self) -> &str {
         let custom = self.0.custom.as_ref();
         let code = custom.and_then(|custom| custom.code.as_deref());
         code.unwrap_or(match self.0.kind {
             Kind::ModelNotFound => "model_not_found",
+            Kind::InvalidApiKey => "invalid_api_key",
+            Kind::ModelNotAllowed => "model_not_allowed",
+            Kind::PathNotAllowed => "path_not_allowed",
+            Kind::BackendNotAllowed => "backend_not_allowed",
+            Kind::RateLimited => "rate_limit_exceeded",
+            Kind::ConcurrencyLimited => "concurrency_limit_exceeded",
             Kind::WebSocketUnsupported => "websocket_unsupported",
             _ => self.proxy_status(),
         })
@@ -467,6 +504,13 @@ impl Error {
         self.status().is_client_error()
     }
 
+    /// Whether the proxy refused the request by itself, without asking a backend.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let status = self.status();
+        let refuses = status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE;
+        refuses && self.0.backend.is_none()
+    }
+
     /// Whether the backend failed: no connection, closed before the response headers, no valid ones,
     /// or none in time. Not a failed upgrade, which the client's request may be the cause of.
     pub(crate) fn is_backend_failure(&self) -> bool {
@@ -486,10 +530,10 @@ impl Error {
         let status = self.status();
         let custom = self.0.custom.as_ref();
         let kind = custom.and_then(|custom| custom.kind.as_deref());
-        let kind = kind.unwrap_or(if status.is_client_error() {
-            "invalid_request_error"
-        } else {
-            "proxy_error"
+        let kind = kind.unwrap_or(match self.0.kind {
+            Kind::RateLimited | Kind::ConcurrencyLimited => "rate_limit_error",
+            _ if status.is_client_error() => "invalid_request_error",
+            _ => "proxy_error",
         });
         let param = custom.and_then(|custom| custom.param.as_deref());
         let json = |text: &str| serde_json::Value::from(text).to_string();
@@ -530,6 +574,11 @@ impl Error {
                 .as_secs()
                 .saturating_add(u64::from(wait.subsec_nanos() > 0));
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            if self.0.kind == Kind::RateLimited {
+                let millis = wait.as_micros().div_ceil(1000);
+                let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+                headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+            }
         }
         response
     }

@@ -174,16 +174,16 @@ pub(crate) fn keys_in_protocols(value: &HeaderValue) -> impl Iterator<Item = &[u
     items.filter_map(key_in_protocol)
 }
 
-/// A value of `Sec-WebSocket-Protocol` without its keys, organizations and projects; `None` if
-/// nothing is left.
-pub(crate) fn protocols_without_keys(value: &HeaderValue) -> Option<HeaderValue> {
+/// A value of `Sec-WebSocket-Protocol` without its keys or, of an `account`, its organizations and
+/// projects too; `None` if nothing is left.
+pub(crate) fn protocols_without_keys(value: &HeaderValue, account: bool) -> Option<HeaderValue> {
     let items = value.as_bytes().split(|&byte| byte == b',');
     let is_account = |item: &[u8]| {
         let mut prefixes = ACCOUNT_PROTOCOLS.iter();
         prefixes.any(|prefix| after(prefix, item).is_some())
     };
     let rest: Vec<_> = items
-        .filter(|item| key_in_protocol(item).is_none() && !is_account(item))
+        .filter(|item| key_in_protocol(item).is_none() && !(account && is_account(item)))
         .collect();
     let rest = rest.join(&b',');
     let rest = HeaderValue::from_bytes(rest.trim_ascii()).ok();
@@ -202,6 +202,21 @@ pub(crate) fn retain_trailers(trailers: &mut HeaderMap, connection: Option<&[u8]
             }
         }
     }
+}
+
+/// The fields of a request without its credentials, in their order.
+pub(crate) fn without_credentials(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        if *name == header::SEC_WEBSOCKET_PROTOCOL {
+            if let Some(value) = protocols_without_keys(value, false) {
+                kept.append(name.clone(), value);
+            }
+        } else if !is_credential(name) {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    kept
 }
 
 /// Whether a message may have this field as a trailer: not if it frames, routes or authenticates

@@ -27,6 +27,7 @@
 //!
 //! ```text
 //! request ─▶ OpenAiProxy         a proxied path? else ─▶ the wrapped service, untouched
+//!             │ Keys               client keys: who sends it, what they may use, and how much
 //!             │ Ping               comments into idle streams of events, if configured
 //!             │ Observe            one record per exchange, whatever happens
 //!             │ Deadline           a limit on the whole exchange
@@ -45,6 +46,7 @@
 //! | layer | module |
 //! | --- | --- |
 //! | [`OpenAiProxyLayer`] | [`proxy`]: the whole stack |
+//! | [`KeysLayer`] | [`keys`] |
 //! | [`PingLayer`] | [`ping`] |
 //! | [`ObserveLayer`] | [`observe`] |
 //! | [`DeadlineLayer`], [`TimeoutLayer`] | [`timeout`] |
@@ -81,6 +83,7 @@ pub mod body;
 mod client;
 mod clock;
 pub mod config;
+mod digest;
 mod endpoint;
 pub mod error;
 mod exchange;
@@ -91,6 +94,7 @@ pub mod forward;
 pub mod fuzzing;
 mod header;
 mod json;
+pub mod keys;
 pub mod model;
 pub mod models;
 mod multipart;
@@ -104,6 +108,7 @@ pub mod route;
 mod secret;
 mod service;
 pub mod timeout;
+mod timestamp;
 mod tls;
 mod tunnel;
 
@@ -113,9 +118,10 @@ pub use crate::{
     backend::Backend,
     body::RequestBody,
     client::ClientName,
-    config::{BackendConfig, Config, ConfigBuilder, ConfigError, ConfigWarning},
+    config::{BackendConfig, ClientConfig, Config, ConfigBuilder, ConfigError, ConfigWarning},
     error::Error,
     forward::Forward,
+    keys::{Keys, KeysLayer},
     model::{ModelOverride, ModelOverrideLayer},
     models::{MergeModels, MergeModelsLayer},
     observe::{Observe, ObserveLayer},

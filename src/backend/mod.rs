@@ -64,6 +64,7 @@ struct Inner {
     timeouts: Timeouts,
     own_fields: Box<[OwnField]>,
     has_key: bool,
+    drops_client_keys: bool,
     /// Whether requests to it carry a credential of the operator's.
     has_credential: bool,
     paths: Option<Box<[PathPattern]>>,
@@ -151,6 +152,7 @@ impl Backend {
             },
             own_fields: backend.own_fields.clone(),
             has_key: backend.has_key,
+            drops_client_keys: backend.has_key || config.needs_client_key(),
             has_credential: backend.has_credential(),
             paths: backend.paths.clone(),
             is_selectable: settings.backend_header,
@@ -256,6 +258,11 @@ impl Backend {
     /// What requests to it get in place of the client's fields of these names.
     pub(crate) fn own_fields(&self) -> &[OwnField] {
         &self.0.own_fields
+    }
+
+    /// Whether clients' keys aren't for it: it has one of its own, or they are the proxy's.
+    pub(crate) fn drops_client_keys(&self) -> bool {
+        self.0.drops_client_keys
     }
 
     /// Whether one of its own fields is a key in place of the client's credentials.

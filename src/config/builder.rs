@@ -2,7 +2,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use http::StatusCode;
 
-use super::{Config, ConfigError, Settings, url::BaseUrl};
+use super::{ClientConfig, Config, ConfigError, Settings, url::BaseUrl};
 
 /// Builds a [`Config`] in code.
 ///
@@ -32,6 +32,8 @@ use super::{Config, ConfigError, Settings, url::BaseUrl};
 pub struct ConfigBuilder {
     pub(super) backends: Vec<BackendConfig>,
     pub(super) settings: Settings,
+    pub(super) clients: Vec<ClientConfig>,
+    pub(super) keys_file: Option<PathBuf>,
 }
 
 impl ConfigBuilder {
@@ -161,6 +163,20 @@ impl ConfigBuilder {
     /// How long a backend is tried last after a failure; zero disables this. Default: 5 s.
     pub fn cooldown(mut self, cooldown: Duration) -> Self {
         self.settings.cooldown = cooldown;
+        self
+    }
+
+    /// Requires one of the keys in this file of every request. See [`keys`](crate::keys). It is read
+    /// when the configuration is built. Default: none.
+    pub fn keys_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.keys_file = Some(path.into());
+        self
+    }
+
+    /// Adds a client: a key, or limits for one that the host application knows. Their names, and
+    /// those in the keys file, are unique. See [`keys`](crate::keys).
+    pub fn client(mut self, client: ClientConfig) -> Self {
+        self.clients.push(client);
         self
     }
 

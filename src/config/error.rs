@@ -72,8 +72,9 @@ impl ConfigError {
         }
     }
 
+    /// Unless it is in another file that this one names.
     pub(super) fn in_file(mut self, path: &Path) -> Self {
-        self.file = Some(path.to_owned());
+        self.file.get_or_insert_with(|| path.to_owned());
         self
     }
 

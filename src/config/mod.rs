@@ -20,6 +20,7 @@
 //! ```
 
 mod builder;
+mod client;
 mod error;
 mod fields;
 mod parse;
@@ -36,13 +37,14 @@ use http::{HeaderName, StatusCode};
 
 #[cfg(fuzzing)]
 pub(crate) use self::parse::parse;
-pub(crate) use self::url::BaseUrl;
 use self::url::OPENAI_URL;
 pub use self::{
     builder::{BackendConfig, ConfigBuilder},
+    client::ClientConfig,
     error::ConfigError,
     warning::ConfigWarning,
 };
+pub(crate) use self::{client::ClientSettings, url::BaseUrl};
 use crate::{
     endpoint::PathPattern, header::is_credential, pattern::ModelMap, secret::FieldValue,
     tls::Client,
@@ -55,7 +57,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 ///
 /// It is read from a file ([`from_path`](Config::from_path)), from text ([`FromStr`]), or made in
 /// code ([`builder`](Config::builder)); the same rules apply to all three. Environment variables
-/// that it names are read at that time.
+/// that it names are read at that time, and so is its keys file.
 ///
 /// The text is JSON in which `#`, `//` and `/* */` begin comments. Unknown fields, duplicate fields
 /// and backends, and a configuration without a usable backend are errors. Relative paths in a file
@@ -90,6 +92,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `settings.merge_models` | `true` | see [`ConfigBuilder::merge_models`] |
 /// | `settings.failover_on` | `[]` | see [`ConfigBuilder::failover_on`] |
 /// | `settings.cooldown` | 5 | seconds, see [`ConfigBuilder::cooldown`] |
+/// | `settings.keys_file` | none | see [`ConfigBuilder::keys_file`] |
 ///
 /// The [`Default`] is one backend, `LLM1`, at OpenAI, and every default of the table. Builds with
 /// neither of the cargo features `native-tls` and `rustls` have it, too, but can't reach that backend.
@@ -98,6 +101,8 @@ pub struct Config {
     /// In the order of the file, placeholders included; at least one has a URL.
     pub(crate) backends: Vec<BackendSettings>,
     pub(crate) settings: Settings,
+    /// Those of the keys file, and of code.
+    pub(crate) clients: Arc<[ClientSettings]>,
     /// What it was built from.
     source: ConfigBuilder,
 }
@@ -139,6 +144,16 @@ impl Config {
     /// ```
     pub fn to_builder(&self) -> ConfigBuilder {
         self.source.clone()
+    }
+
+    /// The keys file, which is read when the configuration is.
+    pub fn keys_file(&self) -> Option<&Path> {
+        self.source.keys_file.as_deref()
+    }
+
+    /// Whether a request needs a client key, unless the host application knows the client.
+    pub(crate) fn needs_client_key(&self) -> bool {
+        self.clients.iter().any(|client| client.key.is_some())
     }
 
     /// Settings that could send credentials to unintended hosts, let others use a key, or make every
@@ -184,6 +199,7 @@ impl Default for Config {
         Self {
             backends: vec![openai],
             settings: Settings::default(),
+            clients: Arc::default(),
             source: Self::builder().backend(source),
         }
     }
@@ -193,7 +209,9 @@ impl Default for Config {
 /// environment variable that holds the key of the other.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        self.backends == other.backends && self.settings == other.settings
+        self.backends == other.backends
+            && self.settings == other.settings
+            && self.clients == other.clients
     }
 }
 
@@ -204,6 +222,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("backends", &self.backends)
             .field("settings", &self.settings)
+            .field("clients", &self.clients.len())
             .finish()
     }
 }

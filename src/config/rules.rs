@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, Settings,
     builder::Models,
+    client::Clients,
     url::{BaseUrl, OPENAI_URL},
 };
 use crate::{
@@ -15,6 +16,8 @@ use crate::{
 /// What is allowed, as messages say it after "must be".
 pub(super) mod allowed {
     pub(crate) const AUTHORITIES: &str = "certificates of authorities in PEM form";
+    pub(crate) const BACKEND: &str = "the name of a backend of the configuration";
+    pub(crate) const BACKENDS: &str = "a list of names of backends, at least one";
     pub(crate) const BYTES: &str = "a whole number of bytes, 1 or more";
     pub(crate) const CLIENT_CERT: &str =
         "the client's certificate, and those of its issuers after it, in PEM form";
@@ -28,12 +31,15 @@ pub(super) mod allowed {
         "visible ASCII characters, with blanks between them at most";
     pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
     pub(crate) const KEY_FIELD: &str = "`authorization`, `api-key` or `x-api-key`";
+    pub(crate) const KEY_NAME: &str = "a name of 1 to 64 letters, digits, `.`, `_` and `-`";
     pub(crate) const MODEL: &str = "a model's name, without control characters";
+    pub(crate) const MODEL_PATTERNS: &str = "a list of model patterns, at least one";
     pub(crate) const MODELS: &str =
         "a list of model patterns, or an object from patterns to names, with at least one";
     pub(crate) const NAME: &str =
         "a name: not empty, without control characters and blanks at its ends";
     pub(crate) const PATHS: &str = "a list of path patterns, at least one";
+    pub(crate) const REQUESTS: &str = "a whole number of requests, 1 or more";
     pub(crate) const SECONDS: &str = "a positive number of seconds";
     pub(crate) const STATUS: &str = "a status code from 300 to 599";
 }
@@ -61,9 +67,11 @@ impl ConfigBuilder {
             return Err(ConfigError::in_field("primary_backends", problem));
         }
         let settings = self.settings.validate()?;
+        let clients = Clients::validate(self.clients, self.keys_file.as_deref(), &backends)?;
         Ok(Config {
             backends,
             settings,
+            clients,
             source,
         })
     }
@@ -183,12 +191,12 @@ impl Settings {
 }
 
 /// Whether a header field can carry `name` and come out with the same.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(char::is_control) && name.trim() == name
 }
 
 /// The patterns of the field `field`.
-fn patterns(texts: &[String], field: &str) -> Result<Box<[PathPattern]>, ConfigError> {
+pub(super) fn patterns(texts: &[String], field: &str) -> Result<Box<[PathPattern]>, ConfigError> {
     if texts.is_empty() {
         return Err(must_be(allowed::PATHS, field));
     }

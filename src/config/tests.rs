@@ -444,7 +444,7 @@ fn settings_that_are_not_allowed() {
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
              `idle_timeout`, `tunnel_idle_timeout`, `total_timeout`, `ping`, \
              `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, `backend_header`, \
-             `merge_models`, `failover_on` and `cooldown`",
+             `merge_models`, `failover_on`, `cooldown` and `keys_file`",
         ),
         (
             r#"{ "timeout": 30, "time\u006fut": »30 }"#,

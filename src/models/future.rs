@@ -1,6 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
+    client::Grant,
     error::{BoxError, Error},
     pattern::ModelMap,
 };
@@ -47,6 +49,8 @@ struct Merging<F, B> {
     first: Option<Result<Response<ResponseBody<B>>, Error>>,
     /// `None` until all are there, and where there is no list.
     merged: Option<Merged>,
+    /// What of the list the client may see.
+    grant: Option<Arc<Grant>>,
     is_head: bool,
 }
 
@@ -65,7 +69,11 @@ impl<F, B> ResponseFuture<F, B> {
     }
 
     /// At least one response.
-    pub(super) fn merging(responses: impl Iterator<Item = (Backend, F)>, is_head: bool) -> Self {
+    pub(super) fn merging(
+        responses: impl Iterator<Item = (Backend, F)>,
+        grant: Option<Arc<Grant>>,
+        is_head: bool,
+    ) -> Self {
         let pending = |(backend, response): (Backend, F)| {
             let answer = Answer::Pending(Fetch::new(backend.clone(), response));
             (backend, answer)
@@ -76,6 +84,7 @@ impl<F, B> ResponseFuture<F, B> {
             answers,
             first: None,
             merged: None,
+            grant,
             is_head,
         };
         Self {
@@ -156,13 +165,27 @@ where
     fn poll_merge(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let backends = &self.backends;
         let has_models = backends.iter().any(|it| it.models().is_some());
+        let grant = self.grant.as_deref();
+        let is_listed = |id: &str| grant.is_none_or(|grant| grant.allows_model(id));
+        if grant.is_some() && self.first.as_ref().is_some_and(is_success) {
+            // It is no list, but may tell of models that aren't the client's.
+            self.merged
+                .get_or_insert_with(|| Merged::new(grant.is_some()));
+        }
         for (backend, answer) in backends.iter().zip(&mut self.answers) {
             let Answer::List(entries) = answer else {
                 continue;
             };
-            let merged = self.merged.get_or_insert_with(Merged::new);
-            let ids = |name: &str| alias::ids(name, backend, backends);
-            if !merged.append(entries, has_models.then_some(&ids)) {
+            let merged = self
+                .merged
+                .get_or_insert_with(|| Merged::new(grant.is_some()));
+            let ids = |name: &str| {
+                let mut ids = alias::ids(name, backend, backends);
+                ids.retain(|id| is_listed(id));
+                ids
+            };
+            let is_filtered = has_models || grant.is_some();
+            if !merged.append(entries, is_filtered.then_some(&ids)) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -170,13 +193,20 @@ where
         }
         if let Some(merged) = &mut self.merged {
             for backend in backends {
-                for name in backend.models().into_iter().flat_map(ModelMap::names) {
+                let names = backend.models().into_iter().flat_map(ModelMap::names);
+                for name in names.filter(|name| is_listed(name)) {
                     merged.add(name, backend.name());
                 }
             }
         }
         Poll::Ready(())
     }
+}
+
+fn is_success<B>(answer: &Result<Response<B>, Error>) -> bool {
+    answer
+        .as_ref()
+        .is_ok_and(|answer| answer.status().is_success())
 }
 
 fn response<B>(list: Bytes) -> Response<ResponseBody<B>> {

@@ -46,6 +46,8 @@ pub(super) type Ids<'a> = &'a dyn Fn(&str) -> Vec<String>;
 pub(super) struct Merged {
     json: Vec<u8>,
     ids: HashSet<String>,
+    /// Entries without an `id` are left out: the client may not see all.
+    is_restricted: bool,
 }
 
 impl Merged {
@@ -54,15 +56,16 @@ impl Merged {
     /// The most bytes of a list that are appended at a time, but for the last entry.
     const STEP: usize = 16 * 1024;
 
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_restricted: bool) -> Self {
         Self {
             json: Self::START.into(),
             ids: HashSet::new(),
+            is_restricted,
         }
     }
 
-    /// Appends entries as they are written, under other ids where there are any. Each `id` is in the
-    /// list once: an entry with one that is there already is left out.
+    /// Appends entries as they are written or, with `ids`, those that have any, under these. Each
+    /// `id` is in the list once: an entry with one that is there already is left out.
     ///
     /// Tells whether these were all: a large list is appended in several calls, as other tasks would
     /// wait for as long.
@@ -90,7 +93,10 @@ impl Merged {
         let raw = field(entry.as_bytes(), "id").map(RawValue::get);
         let id = raw.and_then(|id| json::decode_string(id.as_bytes()));
         let (Some(raw), Some(name)) = (raw, id) else {
-            return self.push(&[entry]);
+            if !self.is_restricted {
+                self.push(&[entry]);
+            }
+            return;
         };
         let Some(ids) = ids else {
             if self.ids.insert(name) {

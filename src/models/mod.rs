@@ -10,6 +10,8 @@
 //! a list has only what its backend would be asked for, under the ids by which clients ask. Names and
 //! aliases that no list has follow at the end, those of failed backends too.
 //!
+//! A client whose [key](crate::keys) has `models` gets only those, whatever `merge_models` says.
+//!
 //! Each backend gets its own key; those without one get the client's credentials. A selector of your
 //! own ([`route`]) isn't asked.
 //!
@@ -73,6 +75,7 @@ use tower::{Layer, Service};
 pub use self::{body::ResponseBody, future::ResponseFuture};
 use crate::{
     body::RequestBody,
+    client::Grant,
     config::Config,
     endpoint::{self, Matched},
     error::{BoxError, Error},
@@ -156,12 +159,19 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if !self.enabled || !lists_models(&request) {
+        if !lists_models(&request) {
             return ResponseFuture::forwarded(self.inner.call(request));
         }
-        let Some(backends) = self.inner.listing(&request) else {
+        let grant = Grant::of(request.extensions()).filter(|grant| grant.needs_model());
+        let grant = grant.cloned();
+        let is_listed = self.enabled || grant.is_some();
+        let listing = is_listed.then(|| self.inner.listing(&request)).flatten();
+        let Some(mut backends) = listing else {
             return ResponseFuture::forwarded(self.inner.call(request));
         };
+        if !self.enabled {
+            backends.truncate(1);
+        }
         let (mut head, body) = request.into_parts();
         let is_head = head.method == Method::HEAD;
         head.method = Method::GET;
@@ -175,7 +185,7 @@ where
             let request = Request::from_parts(head.clone(), RequestBody::empty());
             (backend.clone(), self.inner.send_to(backend, request))
         });
-        ResponseFuture::merging(responses, is_head)
+        ResponseFuture::merging(responses, grant, is_head)
     }
 }
 

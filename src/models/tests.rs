@@ -408,7 +408,7 @@ fn documents_that_are_no_lists() {
         (&format!(r#"{{"data":[{deep}]}}"#), &deep),
     ] {
         let mut entries = Entries::of(&document.to_owned().into()).unwrap();
-        let mut merged = Merged::new();
+        let mut merged = Merged::new(false);
         while !merged.append(&mut entries, None) {}
         let expected = format!(r#"{{"object":"list","data":[{expected}]}}"#);
         assert!(merged.finish() == expected, "{expected}");

@@ -46,6 +46,10 @@ impl ModelPattern {
         })
     }
 
+    pub(crate) fn matches(&self, model: &str) -> bool {
+        self.capture(model).is_some()
+    }
+
     /// What the `*` stands for, if the pattern matches this model: nothing where it has none.
     pub(crate) fn capture<'m>(&self, model: &'m str) -> Option<&'m str> {
         capture(&self.text, model)

@@ -10,7 +10,9 @@ use pin_project_lite::pin_project;
 
 use crate::{
     error::{BoxError, Error},
-    forward, models,
+    forward,
+    keys::Rider,
+    models,
     observe::ObserveBody,
     ping::PingBody,
     timeout::{DeadlineBody, TimeoutBody},
@@ -38,6 +40,7 @@ pin_project! {
             body: Proxied<P>,
             // Why the body is truncated, if it is.
             error: Option<Error>,
+            rider: Rider,
         },
         Own { body: Bytes },
     }
@@ -50,9 +53,13 @@ impl<W, P> ResponseBody<W, P> {
         }
     }
 
-    pub(super) fn proxied(body: Proxied<P>) -> Self {
+    pub(super) fn proxied(body: Proxied<P>, rider: Rider) -> Self {
         Self {
-            kind: Kinds::Proxied { body, error: None },
+            kind: Kinds::Proxied {
+                body,
+                error: None,
+                rider,
+            },
         }
     }
 
@@ -79,11 +86,17 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
             KindsProj::Wrapped { body } => body.poll_frame(cx).map_err(Into::into),
-            KindsProj::Proxied { body, error } => {
+            KindsProj::Proxied {
+                mut body,
+                error,
+                rider,
+            } => {
                 if let Some(error) = error.take() {
                     return Poll::Ready(Some(Err(error.into())));
                 }
-                match ready!(body.poll_frame(cx)) {
+                let polled = body.as_mut().poll_frame(cx);
+                rider.after(&*body, &polled);
+                match ready!(polled) {
                     Some(Err(failed)) => {
                         // A server drops what it hasn't sent yet together with a body that fails,
                         // so it gets the time to send what came before.
@@ -105,7 +118,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kinds::Wrapped { body } => body.is_end_stream(),
-            Kinds::Proxied { body, error } => error.is_none() && body.is_end_stream(),
+            Kinds::Proxied { body, error, .. } => error.is_none() && body.is_end_stream(),
             Kinds::Own { body } => body.is_empty(),
         }
     }

@@ -10,7 +10,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::{Proxied, ResponseBody};
-use crate::error::{BoxError, Error};
+use crate::{
+    error::{BoxError, Error},
+    keys::{Permit, Rider},
+};
 
 pin_project! {
     /// The response of [`OpenAiProxy`](super::OpenAiProxy): of the wrapped service's future `W`, or
@@ -30,7 +33,7 @@ pin_project! {
         Wrapped { #[pin] future: W },
         // In a box, and gone with the response headers: a server may keep the future's place for as
         // long as the client's connection.
-        Proxied { exchange: Option<Exchange<P>>, is_http2: bool },
+        Proxied { exchange: Option<Exchange<P>>, is_http2: bool, permit: Option<Permit> },
         Answered { response: Option<Response<Bytes>> },
     }
 }
@@ -42,7 +45,7 @@ impl<W, P> ResponseFuture<W, P> {
         }
     }
 
-    pub(super) fn proxied<F>(exchange: F, is_http2: bool) -> Self
+    pub(super) fn proxied<F>(exchange: F, is_http2: bool, permit: Option<Permit>) -> Self
     where
         F: Future<Output = Result<Response<Proxied<P>>, Error>> + Send + 'static,
     {
@@ -50,6 +53,7 @@ impl<W, P> ResponseFuture<W, P> {
             state: State::Proxied {
                 exchange: Some(Box::pin(exchange)),
                 is_http2,
+                permit,
             },
         }
     }
@@ -77,13 +81,26 @@ where
             StateProj::Wrapped { future } => {
                 ready!(future.poll(cx)).map(|response| response.map(ResponseBody::wrapped))
             }
-            StateProj::Proxied { exchange, is_http2 } => {
+            StateProj::Proxied {
+                exchange,
+                is_http2,
+                permit,
+            } => {
                 let pending = exchange.as_mut().expect(AGAIN);
                 let result = ready!(pending.as_mut().poll(cx));
                 *exchange = None;
+                let mut permit = permit.take();
                 Ok(match result {
-                    Ok(response) => response.map(ResponseBody::proxied),
-                    Err(error) => answer(error, *is_http2).map(ResponseBody::own),
+                    Ok(response) => {
+                        let rider = Rider::new(permit, &response);
+                        response.map(|body| ResponseBody::proxied(body, rider))
+                    }
+                    Err(error) => {
+                        if let Some(permit) = permit.as_mut().filter(|_| error.is_refusal()) {
+                            permit.refund();
+                        }
+                        answer(error, *is_http2).map(ResponseBody::own)
+                    }
                 })
             }
             StateProj::Answered { response } => {

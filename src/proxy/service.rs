@@ -26,6 +26,7 @@ use crate::{
     endpoint::PathMatch,
     error::{BoxError, Error, Kind},
     forward::Forward,
+    keys::KeysLayer,
     models, ping,
     service::accessors,
     timeout::{DeadlineBody, TimeoutBody},
@@ -44,6 +45,7 @@ pub struct OpenAiProxy<S = NotFound, F = Forward> {
     shared: Arc<Shared>,
     state: watch::Receiver<Arc<State>>,
     /// Of the state that was seen last.
+    keys: KeysLayer,
     stack: Stack<F>,
     forward: F,
 }
@@ -75,11 +77,13 @@ impl OpenAiProxy {
 impl<S, F: Clone> OpenAiProxy<S, F> {
     pub(super) fn new(inner: S, shared: Arc<Shared>, forward: F) -> Self {
         let mut state = shared.subscribe();
-        let stack = stack(&state.borrow_and_update(), forward.clone());
+        let current = state.borrow_and_update().clone();
+        let stack = stack(&current, forward.clone());
         Self {
             inner,
             shared,
             state,
+            keys: current.keys.clone(),
             stack,
             forward,
         }
@@ -90,7 +94,9 @@ impl<S, F: Clone> OpenAiProxy<S, F> {
     /// Makes the stack anew after a reload.
     fn refresh(&mut self) {
         if self.state.has_changed().unwrap_or(false) {
-            self.stack = stack(&self.state.borrow_and_update(), self.forward.clone());
+            let state = self.state.borrow_and_update().clone();
+            self.keys = state.keys.clone();
+            self.stack = stack(&state, self.forward.clone());
         }
     }
 }
@@ -101,6 +107,7 @@ impl<S: Clone, F: Clone> Clone for OpenAiProxy<S, F> {
             inner: self.inner.clone(),
             shared: self.shared.clone(),
             state: self.state.clone(),
+            keys: self.keys.clone(),
             stack: self.stack.clone(),
             forward: self.forward.clone(),
         }
@@ -141,25 +148,26 @@ where
             _ if is_health => PathMatch::Other,
             _ => self.shared.paths.classify(path),
         };
-        let rejection = match path_match {
+        let accepted = match path_match {
             PathMatch::Other => return ResponseFuture::wrapped(self.inner.call(request)),
-            PathMatch::Unsafe => Some(Error::new(Kind::DotSegments)),
-            PathMatch::Endpoint(_) if self.shared.is_draining() => Some(Error::draining()),
+            PathMatch::Unsafe => Err(Error::new(Kind::DotSegments)),
+            PathMatch::Endpoint(_) if self.shared.is_draining() => Err(Error::draining()),
             PathMatch::Endpoint(matched) => {
                 if !matched.is_usual(request.uri()) {
                     request.extensions_mut().insert(matched);
                 }
-                None
+                Ok(())
             }
         };
         self.refresh();
         let is_http2 = request.version() == Version::HTTP_2;
-        match rejection {
-            None => ResponseFuture::proxied(self.stack.call(request), is_http2),
-            Some(error) => {
+        match accepted.and_then(|()| self.keys.admit(&mut request)) {
+            Ok(permit) => ResponseFuture::proxied(self.stack.call(request), is_http2, permit),
+            Err(error) => {
                 let (parts, _) = request.into_parts();
                 let rejected = self.stack.get_ref().reject::<Rejected<P>>(&parts, error);
-                ResponseFuture::proxied(ping::ResponseFuture::new(rejected, None), is_http2)
+                let rejected = ping::ResponseFuture::new(rejected, None);
+                ResponseFuture::proxied(rejected, is_http2, None)
             }
         }
     }

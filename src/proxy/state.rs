@@ -6,7 +6,7 @@ use std::sync::{
 use tokio::sync::watch;
 
 use crate::{
-    auth::AuthPassthroughLayer, backend::Backend, config::Config, endpoint,
+    auth::AuthPassthroughLayer, backend::Backend, config::Config, endpoint, keys::KeysLayer,
     models::MergeModelsLayer, observe::ObserveLayer, ping::PingLayer, route::BackendRouteLayer,
     timeout::DeadlineLayer,
 };
@@ -21,6 +21,7 @@ pub(super) struct Shared {
 
 /// What the configuration says. A reload replaces it.
 pub(super) struct State {
+    pub(super) keys: KeysLayer,
     pub(super) ping: PingLayer,
     pub(super) observe: ObserveLayer,
     pub(super) deadline: DeadlineLayer,
@@ -32,6 +33,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(config: &Config, observe: ObserveLayer, route: BackendRouteLayer) -> Self {
         Self {
+            keys: KeysLayer::from_config(config),
             ping: PingLayer::from_config(config),
             observe,
             deadline: DeadlineLayer::from_config(config),
@@ -60,7 +62,11 @@ impl Shared {
         warn(config);
         self.state.send_modify(|state| {
             let route = BackendRouteLayer::reloaded(config, Some(&state.route));
-            *state = Arc::new(State::new(config, state.observe.clone(), route));
+            let keys = KeysLayer::reloaded(config, Some(&state.keys));
+            *state = Arc::new(State {
+                keys,
+                ..State::new(config, state.observe.clone(), route)
+            });
         });
     }
 

@@ -125,6 +125,7 @@
 
 mod candidates;
 mod future;
+mod granted;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -137,7 +138,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
@@ -152,6 +153,7 @@ pub use self::{
 use crate::{
     backend::Backend,
     body::{Budget, RequestBody, Scan},
+    client::Grant,
     config::Config,
     endpoint::Matched,
     error::{BoxError, Error, Kind},
@@ -274,6 +276,9 @@ impl<S> BackendRoute<S> {
             Ok(Plan::Select(backends)) if backends.len() > 1 || has_models(&backends) => {
                 Some(backends)
             }
+            Ok(Plan::Select(backends)) if granted::needs_model(request.extensions()) => {
+                Some(backends)
+            }
             _ => None,
         }
     }
@@ -383,23 +388,31 @@ impl Routes {
         let is_upgrade = is_websocket(method, request.version(), headers);
         let preflighted = preflighted_method(method, headers);
         let method = preflighted.as_ref().unwrap_or(method);
-        let serves = |backend: &&Backend| backend.serves(method, path, is_upgrade);
-        let is_selectable = self.backends.iter().all(Backend::is_selectable);
-        if let Some(name) = headers.get(X_PROXY_BACKEND).filter(|_| is_selectable) {
+        let grant = Grant::of(request.extensions());
+        let needs_model = granted::needs_model(request.extensions());
+        let is_allowed =
+            |backend: &&Backend| grant.is_none_or(|grant| grant.allows_backend(backend.name()));
+        let serves =
+            |backend: &&Backend| backend.serves(method, path, is_upgrade) && is_allowed(backend);
+        if let Some(name) = self.named(headers) {
             let mut backends = self.backends.iter();
             let named = backends
                 .find(|backend| backend.name().as_bytes() == name.as_bytes())
                 .ok_or_else(|| Error::new(Kind::UnknownBackend))?;
+            if !is_allowed(&named) {
+                return Err(Error::new(Kind::BackendNotAllowed));
+            }
             return match serves(&named) {
                 false => Err(Error::new(Kind::NoCandidate)),
                 true if is_upgrade && !named.takes_websockets() => {
                     Err(Error::new(Kind::WebSocketUnsupported))
                 }
+                true if needs_model => Ok(Plan::Select(vec![named.clone()])),
                 true => Ok(Plan::One(named.clone())),
             };
         }
         let is_only = |backend: &Backend| {
-            self.selector.is_none() && backend.models().is_none() && !is_upgrade
+            self.selector.is_none() && backend.models().is_none() && !is_upgrade && !needs_model
         };
         let mut candidates: Vec<_> = match &*self.backends {
             // Usual, and without a list.
@@ -414,11 +427,17 @@ impl Routes {
             candidates = taking_websockets(candidates)?;
         }
         match &*candidates {
-            [only] if self.selector.is_none() && only.models().is_none() => {
+            [only] if self.selector.is_none() && only.models().is_none() && !needs_model => {
                 Ok(Plan::One(only.clone()))
             }
             _ => Ok(Plan::Select(candidates)),
         }
+    }
+
+    /// The backend that a request selects by its name.
+    fn named<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        let is_selectable = self.backends.iter().all(Backend::is_selectable);
+        headers.get(X_PROXY_BACKEND).filter(|_| is_selectable)
     }
 
     /// How the body is read: scanned if the model decides, or a candidate replaces it.
@@ -431,7 +450,9 @@ impl Routes {
         let is_overridden = |backend: &Backend| backend.model().is_some();
         let place = place(candidates, request, body);
         match &self.selector {
-            _ if has_models(candidates) => place.scan(&request.headers, true),
+            _ if has_models(candidates) || granted::needs_model(&request.extensions) => {
+                place.scan(&request.headers, true)
+            }
             Some(selector) if selector.needs_model() => place.scan(&request.headers, false),
             None if candidates.iter().all(is_overridden) => place.scan(&request.headers, true),
             _ if candidates.iter().any(is_overridden) => {
@@ -449,10 +470,18 @@ impl Routes {
         request: &Parts,
         body: &RequestBody,
     ) -> Result<Vec<Backend>, Error> {
-        let decides = has_models(&candidates);
-        let selector = self.selector.as_ref();
-        let model = if decides || selector.is_some_and(|selector| selector.needs_model()) {
-            place(&candidates, request, body).model(request, body)?
+        let grant = Grant::of(&request.extensions).filter(|grant| grant.needs_model());
+        let is_named = self.named(&request.headers).is_some();
+        let decides = has_models(&candidates) && !is_named;
+        let selector = self.selector.as_ref().filter(|_| !is_named);
+        let needs_model = grant.is_some() || selector.is_some_and(|it| it.needs_model());
+        let model = if decides || needs_model {
+            let place = place(&candidates, request, body);
+            let model = place.model(request, body)?;
+            if let Some(grant) = grant {
+                granted::check(grant, model.as_deref(), place, request)?;
+            }
+            model
         } else {
             None
         };

@@ -12,11 +12,11 @@ use tokio::{net::TcpListener, time::timeout};
 use tower::ServiceBuilder;
 use tower_openai_proxy::{
     AuthPassthroughLayer, BackendConfig, BackendRouteLayer, Config, DeadlineLayer, Error, Forward,
-    MergeModelsLayer, ModelOverrideLayer, ObserveLayer, OpenAiProxyLayer, RequestBody,
-    TimeoutLayer, forward::UpstreamRequestLayer,
+    KeysLayer, MergeModelsLayer, ModelOverrideLayer, ObserveLayer, OpenAiProxyLayer, RequestBody,
+    TimeoutLayer, forward::UpstreamRequestLayer, keys,
 };
 
-use crate::support::{Backend, Message, Wire, config_of, entry, nobody, response, soon};
+use crate::support::{Backend, Message, TempFile, Wire, config_of, entry, nobody, response, soon};
 
 /// A request, and what the backend does with it.
 struct Case {
@@ -219,6 +219,7 @@ fn whole(config: Config) -> Router {
 
 fn by_hand(config: Config) -> Router {
     let stack = ServiceBuilder::new()
+        .layer(KeysLayer::from_config(&config))
         .layer(ObserveLayer::new())
         .layer(DeadlineLayer::from_config(&config))
         .layer(AuthPassthroughLayer::from_config(&config))
@@ -392,5 +393,47 @@ async fn credentials_are_required_by_both_unless_the_configuration_says_otherwis
         let whole = run(&case, "", whole).await;
         assert_eq!(whole.0, status, "{}", whole.1);
         assert_eq!(run(&case, "", by_hand).await, whole);
+    }
+}
+
+#[tokio::test]
+async fn client_keys_hold_in_both() {
+    let hash = keys::hash("sk-test");
+    let limits = r#""paths":["/chat/completions"],"models":["gpt-*"],"requests_per_minute":60"#;
+    let keys = format!(r#"{{"keys":[{{"name":"alice","hash":"{hash}",{limits}}}]}}"#);
+    let keys = TempFile::new("keys.json", &keys);
+    let path = serde_json::Value::from(keys.path.to_str());
+    let settings = format!(r#""keys_file":{path}"#).leak();
+    let good = Case {
+        settings,
+        head: "POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 17\r\n",
+        body: r#"{"model":"gpt-4"}"#,
+        ..CASE
+    };
+    let elsewhere = Case {
+        settings,
+        head: "GET /v1/files HTTP/1.1\r\n",
+        body: "",
+        ..CASE
+    };
+    let other_model = Case {
+        settings,
+        head: good.head,
+        body: r#"{"model":"gpx-4"}"#,
+        ..CASE
+    };
+    for (case, auth, status) in [
+        (&good, AUTH, 200),
+        (&good, "api-key: sk-test\r\n", 200),
+        (&good, "", 401),
+        (&good, "Authorization: Bearer sk-other\r\n", 401),
+        (&elsewhere, AUTH, 403),
+        (&other_model, AUTH, 403),
+    ] {
+        let whole = run(case, auth, whole).await;
+        assert_eq!(whole.0, status, "{}", whole.1);
+        assert_eq!(whole.2.is_some(), status == 200);
+        assert!(!whole.2.as_deref().unwrap_or_default().contains("sk-test"));
+        assert_eq!(run(case, auth, by_hand).await, whole);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::{listen::Address, print, source::Source, tls::Files};
+use crate::{key, listen::Address, print, source::Source, tls::Files};
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -37,6 +37,8 @@ Usage: server [OPTIONS]
       --keep-alive SECONDS
                       how long a client's connection may be idle between requests;
                       default: 620
+      --new-key NAME  print a new random client key, and the entry of the keys file for it
+      --hash-key      read a client key from standard input and print its hash for the keys file
   -h, --help          print this
   -V, --version       print the version
 
@@ -119,6 +121,14 @@ impl Arguments {
                 Arg::Long("workers") => {
                     let allowed = "a whole number, 1 or more";
                     arguments.workers = value(&mut parser, "--workers", allowed)?;
+                }
+                Arg::Long("new-key") => {
+                    key::print_new(&parser.value()?.string()?)?;
+                    return Ok(None);
+                }
+                Arg::Long("hash-key") => {
+                    key::print_hash()?;
+                    return Ok(None);
                 }
                 Arg::Short('h') | Arg::Long("help") => {
                     print::output(HELP);

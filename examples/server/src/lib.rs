@@ -17,6 +17,7 @@ mod control;
 mod demo;
 mod descriptors;
 mod files;
+mod key;
 mod listen;
 mod log;
 mod notice;
@@ -98,8 +99,11 @@ fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
     };
     let watched = arguments.source.paths().into_iter();
     let watched = watched.filter(|_| arguments.watch).map(Path::to_owned);
-    let watched = Watched::new(watched.collect());
-    let loaded = arguments.source.load()?;
+    let mut watched = Watched::new(watched.collect());
+    let mut loaded = arguments.source.load()?;
+    if watched.follow(loaded.config.keys_file()) {
+        loaded = arguments.source.load()?;
+    }
     if arguments.check {
         return Ok(None);
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -15,7 +15,10 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 use tower_openai_proxy::proxy::Handle;
 
-use crate::{files, log, notify, source::Source};
+use crate::{
+    files, log, notify,
+    source::{Loaded, Source},
+};
 
 /// How often `--watch` reads the files.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -53,15 +56,21 @@ fn run(source: &Source, current: &Current, mut watched: Watched, requests: &Rece
             Err(RecvTimeoutError::Disconnected) => return,
         }
         notify::reloading();
-        current.reload(source);
+        current.reload(source, &mut watched);
         notify::ready();
     }
 }
 
 impl Current {
     /// Files that can't be used leave the old configuration in place.
-    fn reload(&self, source: &Source) {
-        match source.load() {
+    fn reload(&self, source: &Source, watched: &mut Watched) {
+        let mut loaded = source.load();
+        if let Ok(Loaded { config, .. }) = &loaded
+            && watched.follow(config.keys_file())
+        {
+            loaded = source.load();
+        }
+        match loaded {
             Ok(loaded) => {
                 self.proxy.reload(loaded.config);
                 if let (Some(current), Some(tls)) = (&self.tls, loaded.tls) {
@@ -80,6 +89,8 @@ impl Current {
 /// Files that are read at intervals.
 pub(crate) struct Watched {
     files: Vec<PathBuf>,
+    /// That of the configuration; the last one of the contents.
+    keys_file: Option<PathBuf>,
     /// As of the last reload that they caused.
     loaded: Contents,
     last_seen: Contents,
@@ -96,13 +107,30 @@ impl Watched {
             last_seen: loaded.clone(),
             loaded,
             files,
+            keys_file: None,
         }
+    }
+
+    /// Watches this keys file from now on. Tells whether it wasn't watched before, so that what was
+    /// loaded may be older than what was seen of it.
+    pub(crate) fn follow(&mut self, keys_file: Option<&Path>) -> bool {
+        let is_off = self.files.is_empty();
+        if is_off || self.keys_file.as_deref() == keys_file {
+            return false;
+        }
+        self.keys_file = keys_file.map(Path::to_owned);
+        let content = read(&self.keys_file);
+        for contents in [&mut self.loaded, &mut self.last_seen] {
+            contents.truncate(self.files.len());
+            contents.extend(content.iter().cloned());
+        }
+        keys_file.is_some()
     }
 
     /// Whether the contents differ from those loaded, and are the same as at the last look: a file
     /// that is being written is left alone.
     fn have_changed(&mut self) -> bool {
-        let now = read(&self.files);
+        let now = read(self.files.iter().chain(&self.keys_file));
         let have_changed = now == self.last_seen && now != self.loaded;
         if have_changed {
             self.loaded.clone_from(&now);
@@ -112,6 +140,7 @@ impl Watched {
     }
 }
 
-fn read(files: &[PathBuf]) -> Contents {
-    files.iter().map(|file| files::read(file).ok()).collect()
+fn read<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Contents {
+    let contents = files.into_iter().map(|file| files::read(file).ok());
+    contents.collect()
 }

@@ -4,6 +4,7 @@
 //! value (which may be a key) in their messages, and not know the path of a field.
 
 mod comments;
+mod keys;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use std::{path::Path, time::Duration};
 use http::StatusCode;
 use serde_json::Value;
 
+pub(super) use self::keys::keys;
 use super::{
     BackendConfig, Config, ConfigBuilder, ConfigError, Environment, Settings, rules::allowed,
     url::OPENAI_URL,
@@ -25,15 +27,36 @@ pub(crate) fn parse(
     folder: &Path,
     environment: Environment<'_>,
 ) -> Result<Config, ConfigError> {
+    const CONFIGURATION: Kind = Kind {
+        name: "configuration",
+        content: "a JSON object with `primary_backends`",
+    };
+    read(text, CONFIGURATION, |document| {
+        builder(document, folder)?.build_with(environment)
+    })
+}
+
+/// What a document is, as messages say it.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    content: &'static str,
+}
+
+/// Reads a document. Errors point to the line and column.
+fn read<T>(
+    text: &str,
+    kind: Kind,
+    build: impl FnOnce(&Field<'_>) -> Result<T, ConfigError>,
+) -> Result<T, ConfigError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text); // a byte order mark
     let json = comments::blank(text).map_err(|start| {
         ConfigError::new("the comment that begins here has no end (`*/`)").at(text, start)
     })?;
+    let Kind { name, content } = kind;
     if json.trim_ascii().is_empty() {
-        return Err(ConfigError::new(
-            "the configuration is empty; it must be a JSON object with `primary_backends`",
-        )
-        .at(text, 0));
+        let problem = format!("the {name} is empty; it must be {content}");
+        return Err(ConfigError::new(problem).at(text, 0));
     }
     let document = serde_json::from_str(&json).map_err(|error| syntax(text, &error))?;
     if let Some((path, offset)) = scan::duplicate(&json) {
@@ -41,16 +64,13 @@ pub(crate) fn parse(
             ConfigError::in_field(path, "is given twice; once is allowed").at(text, offset),
         );
     }
-    let locate = |error: ConfigError| {
-        let offset = error.field().and_then(|path| scan::find(&json, path));
-        match offset {
+    build(&Field::document(&document, name)).map_err(|error| {
+        let field = error.field().filter(|_| error.file().is_none());
+        match field.and_then(|path| scan::find(&json, path)) {
             Some(offset) => error.at(text, offset),
             None => error,
         }
-    };
-    builder(&Field::document(&document), folder)
-        .and_then(|builder| builder.build_with(environment))
-        .map_err(locate)
+    })
 }
 
 /// What serde_json says about text that isn't JSON, put for people.
@@ -77,7 +97,11 @@ fn builder(document: &Field<'_>, folder: &Path) -> Result<ConfigBuilder, ConfigE
                     builder = builder.backend(backend(&item, folder)?);
                 }
             }
-            "settings" => builder.settings = settings(&field)?,
+            "settings" => {
+                let keys_file;
+                (builder.settings, keys_file) = settings(&field)?;
+                builder.keys_file = keys_file.map(|path| folder.join(path));
+            }
             _ => return Err(field.unknown("`primary_backends` and `settings`")),
         }
     }
@@ -109,9 +133,7 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             "client_cert" => backend = backend.client_cert(folder.join(field.string()?)),
             "client_key" => backend = backend.client_key(folder.join(field.string()?)),
             "paths" => {
-                let items = field.items(allowed::PATHS)?;
-                let patterns = items.map(|item| item.string());
-                backend = backend.paths(patterns.collect::<Result<Vec<_>, _>>()?);
+                backend = backend.paths(field.strings(allowed::PATHS)?);
             }
             "websocket" => backend = backend.websocket(field.boolean()?),
             _ => {
@@ -166,8 +188,10 @@ fn models(backend: BackendConfig, field: &Field<'_>) -> Result<BackendConfig, Co
     }
 }
 
-fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
+/// The settings, and the path of the keys file.
+fn settings<'a>(object: &Field<'a>) -> Result<(Settings, Option<&'a str>), ConfigError> {
     let mut settings = Settings::default();
+    let mut keys_file = None;
     for (key, field) in object.members()? {
         match key {
             "timeout" => settings.timeout = field.seconds(allowed::SECONDS)?,
@@ -191,28 +215,45 @@ fn settings(object: &Field<'_>) -> Result<Settings, ConfigError> {
                     .collect::<Result<_, _>>()?;
             }
             "cooldown" => settings.cooldown = field.seconds(allowed::COOLDOWN)?,
+            "keys_file" => keys_file = Some(field.string()?),
             _ => {
                 return Err(field.unknown(
                     "`timeout`, `connect_timeout`, `idle_timeout`, `tunnel_idle_timeout`, \
                      `total_timeout`, `ping`, `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, \
-                     `require_auth`, `backend_header`, `merge_models`, `failover_on` and `cooldown`",
+                     `require_auth`, `backend_header`, `merge_models`, `failover_on`, `cooldown` and \
+                     `keys_file`",
                 ));
             }
         }
     }
-    Ok(settings)
+    Ok((settings, keys_file))
 }
 
 /// A value of the document and the path that leads to it, such as `primary_backends[1].url`.
 struct Field<'a> {
     path: String,
     value: &'a Value,
+    /// The name of the document's [`Kind`].
+    document: &'static str,
 }
 
 impl<'a> Field<'a> {
-    fn document(value: &'a Value) -> Self {
+    fn document(value: &'a Value, document: &'static str) -> Self {
         let path = String::new();
-        Self { path, value }
+        Self {
+            path,
+            value,
+            document,
+        }
+    }
+
+    fn inside(&self, path: String, value: &'a Value) -> Self {
+        let document = self.document;
+        Self {
+            path,
+            value,
+            document,
+        }
     }
 
     fn members(&self) -> Result<impl Iterator<Item = (&'a str, Field<'a>)>, ConfigError> {
@@ -222,7 +263,7 @@ impl<'a> Field<'a> {
             .ok_or_else(|| self.is_not("an object"))?;
         Ok(members.iter().map(|(name, value)| {
             let path = scan::member(&self.path, name);
-            (name.as_str(), Field { path, value })
+            (name.as_str(), self.inside(path, value))
         }))
     }
 
@@ -230,12 +271,16 @@ impl<'a> Field<'a> {
         let items = self.value.as_array().ok_or_else(|| self.is_not(allowed))?;
         Ok(items.iter().enumerate().map(|(index, value)| {
             let path = scan::item(&self.path, index);
-            Field { path, value }
+            self.inside(path, value)
         }))
     }
 
     fn string(&self) -> Result<&'a str, ConfigError> {
         self.value.as_str().ok_or_else(|| self.is_not("a string"))
+    }
+
+    fn strings(&self, allowed: &str) -> Result<Vec<&'a str>, ConfigError> {
+        self.items(allowed)?.map(|item| item.string()).collect()
     }
 
     fn boolean(&self) -> Result<bool, ConfigError> {
@@ -292,13 +337,17 @@ impl<'a> Field<'a> {
         self.error(format!("must be {allowed}{found}"))
     }
 
+    fn must_be(&self, allowed: &str) -> ConfigError {
+        self.error(format!("must be {allowed}"))
+    }
+
     fn unknown(&self, known: &str) -> ConfigError {
         self.error(format!("is not a known field; known here are {known}"))
     }
 
     fn error(&self, problem: impl Into<String>) -> ConfigError {
         match self.path.as_str() {
-            "" => ConfigError::new(format!("the configuration {}", problem.into())),
+            "" => ConfigError::new(format!("the {} {}", self.document, problem.into())),
             path => ConfigError::in_field(path, problem),
         }
     }

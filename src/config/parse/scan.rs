@@ -22,10 +22,21 @@ pub(super) fn find(json: &str, path: &str) -> Option<usize> {
 
 /// The path of the member `name` of the object at `path`.
 pub(super) fn member(path: &str, name: &str) -> String {
+    let name = if is_like_a_key(name) { "…" } else { name };
     let name = name.escape_debug(); // So that a message stays one line.
     let dot = if path.is_empty() { "" } else { "." };
     format!("{path}{dot}{name}")
 }
+
+/// Whether a name may be a key or its digest, put where a field's name belongs.
+fn is_like_a_key(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let mut parts = name.split(|c| !is_plain(c));
+    parts.any(|part| part.len() >= LIKE_A_KEY)
+}
+
+/// No header field or model has a name of so many letters and digits in a row.
+const LIKE_A_KEY: usize = 40;
 
 /// The path of the item at `index` of the list at `path`.
 pub(super) fn item(path: &str, index: usize) -> String {

@@ -33,8 +33,9 @@ pub enum ConfigWarning {
         backends: Vec<String>,
     },
     /// These backends have keys of their own, which anyone who can reach the proxy spends.
+    /// [Client keys](crate::keys) keep others out;
     /// [`ConfigBuilder::clients_authenticated`](crate::ConfigBuilder::clients_authenticated) says
-    /// that only authenticated clients can.
+    /// that the host application does.
     #[non_exhaustive]
     UnguardedKey {
         /// Their names, in the order of the configuration.
@@ -86,11 +87,13 @@ pub(super) fn find(config: &Config) -> Vec<ConfigWarning> {
         .filter(|(backend, _)| !backend.has_key)
         .map(|(_, url)| Host::of(url));
     let first = hosts.next();
-    if hosts.all(|host| Some(host) == first) {
+    let is_one = hosts.all(|host| Some(host) == first);
+    // Client keys go to nobody.
+    if is_one || config.needs_client_key() {
         shared.clear();
     }
     let mut keys = names(|backend, _| backend.has_credential());
-    if config.settings.clients_authenticated {
+    if config.settings.clients_authenticated || config.needs_client_key() {
         keys.clear();
     }
     let warnings = [
@@ -163,7 +166,7 @@ impl fmt::Display for ConfigWarning {
             Self::UnguardedKey { .. } => write!(
                 f,
                 "anyone who can reach the proxy spends the key of {names}: clients aren't \
-                 authenticated"
+                 authenticated; `settings.keys_file` gives them keys of their own"
             ),
             Self::EndpointInUrl { .. } => write!(
                 f,

@@ -1,5 +1,8 @@
 use super::ConfigWarning;
-use crate::config::{BackendConfig, Config, ConfigBuilder};
+use crate::{
+    config::{BackendConfig, ClientConfig, Config, ConfigBuilder},
+    keys,
+};
 
 fn warnings(backends: &[BackendConfig]) -> Vec<ConfigWarning> {
     let mut builder = Config::builder();
@@ -136,7 +139,9 @@ fn a_key_that_anyone_spends_is_warned_of_unless_clients_are_authenticated() {
         backends: names(&["A"]),
     };
     assert_eq!(warnings(builder.clone()), [unguarded]);
-    assert_eq!(warnings(builder.clients_authenticated(true)), []);
+    assert_eq!(warnings(builder.clone().clients_authenticated(true)), []);
+    let key = ClientConfig::new("alice").hash(keys::hash("sk-alice"));
+    assert_eq!(warnings(builder.client(key)), []);
 }
 
 #[test]
@@ -197,7 +202,8 @@ fn messages_name_the_backends_and_nothing_else() {
             "a client's credentials go to different hosts: `A`, `B`; give those that should have a \
              key of their own `api_key_env` or `api_key_file`",
             "keys and messages are sent unencrypted, by http, to `A`, `B`",
-            "anyone who can reach the proxy spends the key of `C`: clients aren't authenticated",
+            "anyone who can reach the proxy spends the key of `C`: clients aren't authenticated; \
+             `settings.keys_file` gives them keys of their own",
             "a URL ends with the path of an endpoint, such as /chat/completions, which is \
              appended to it once more: `B`",
             "a URL of OpenAI's API lacks the path /v1: `B`",

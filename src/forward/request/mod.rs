@@ -22,9 +22,9 @@ use crate::{
     endpoint::Matched,
     error::{Error, Kind},
     header::{
-        API_KEY, ConnectionOptions, OPENAI_ORGANIZATION, OPENAI_PROJECT, X_API_KEY,
-        X_PROXY_BACKEND, accepts_trailers, has_transfer_coding, is_handshake, is_hop_by_hop,
-        is_websocket, preflighted_method, protocols_without_keys,
+        ConnectionOptions, OPENAI_ORGANIZATION, OPENAI_PROJECT, X_PROXY_BACKEND, accepts_trailers,
+        has_transfer_coding, is_credential, is_handshake, is_hop_by_hop, is_websocket,
+        preflighted_method, protocols_without_keys,
     },
     percent::next_decoded,
 };
@@ -97,8 +97,10 @@ pub(super) struct Outbound<'a> {
     options: ConnectionOptions<'a>,
     /// A browser's preflight: it needs no credentials, so whose it is isn't known.
     is_preflight: bool,
-    /// The backend doesn't see the client's credentials.
-    drops_credentials: bool,
+    /// The backend doesn't see the client's keys.
+    drops_keys: bool,
+    /// Nor whose account it is, nor its cookies.
+    drops_account: bool,
 }
 
 /// A field of a request.
@@ -125,7 +127,8 @@ impl<'a> Outbound<'a> {
             framing,
             options: ConnectionOptions::of(&parts.headers),
             is_preflight,
-            drops_credentials: is_preflight || target.backend.has_key(),
+            drops_keys: is_preflight || target.backend.drops_client_keys(),
+            drops_account: is_preflight || target.backend.has_key(),
         }
     }
 
@@ -220,8 +223,8 @@ impl<'a> Outbound<'a> {
                     }
                 }
                 _ if self.is_dropped(name) => {}
-                header::SEC_WEBSOCKET_PROTOCOL if self.drops_credentials => {
-                    if let Some(value) = protocols_without_keys(value) {
+                header::SEC_WEBSOCKET_PROTOCOL if self.drops_keys => {
+                    if let Some(value) = protocols_without_keys(value, self.drops_account) {
                         visit(Field::Plain(name, &value));
                     }
                 }
@@ -272,17 +275,20 @@ impl<'a> Outbound<'a> {
         if self.target.is_upgrade() && is_handshake(name) {
             return false;
         }
-        // It is known to the client only, or the backend has one of its own.
-        let is_credential = self.drops_credentials
-            && (matches!(*name, header::AUTHORIZATION | header::COOKIE)
-                || [API_KEY, X_API_KEY, OPENAI_ORGANIZATION, OPENAI_PROJECT].contains(name));
-        is_credential
+        // It is known to the client or the proxy only, or the backend has one of its own.
+        let is_private =
+            self.drops_keys && (is_credential(name) || (self.drops_account && is_account(name)));
+        is_private
             || *name == header::HOST
             || (*name == X_PROXY_BACKEND && self.target.backend.is_selectable())
             || (*name == header::TRAILER && self.framing != Framing::Chunked)
             || is_hop_by_hop(name.as_str())
             || self.options.contains(name.as_str())
     }
+}
+
+fn is_account(name: &HeaderName) -> bool {
+    *name == header::COOKIE || [OPENAI_ORGANIZATION, OPENAI_PROJECT].contains(name)
 }
 
 fn join(crumbs: GetAll<'_, HeaderValue>) -> Option<HeaderValue> {

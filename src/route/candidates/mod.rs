@@ -5,6 +5,7 @@ mod tests;
 
 use http::request::Parts;
 
+use super::granted;
 use crate::{
     backend::Backend,
     body::RequestBody,
@@ -21,7 +22,8 @@ pub(super) fn has_models(backends: &[Backend]) -> bool {
 pub(super) fn place(candidates: &[Backend], request: &Parts, body: &RequestBody) -> Place {
     let place = Place::of(request, body);
     let is_overridden = |backend: &Backend| backend.model().is_some();
-    if has_models(candidates) && !candidates.iter().any(is_overridden) {
+    let decides = has_models(candidates) || granted::needs_model(&request.extensions);
+    if decides && !candidates.iter().any(is_overridden) {
         place.without_override()
     } else {
         place

@@ -1,5 +1,3 @@
-//! The name of the client that a request is from.
-
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
 /// Who sends a request, in its extensions: the name of a client key, or the one that a host
