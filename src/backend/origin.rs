@@ -44,9 +44,4 @@ impl Origin {
     pub(crate) fn host(&self) -> &str {
         self.0.uri.host().unwrap_or_default()
     }
-
-    pub(crate) fn port(&self) -> u16 {
-        let default = if self.is_https() { 443 } else { 80 };
-        self.0.uri.port_u16().unwrap_or(default)
-    }
 }

@@ -44,7 +44,6 @@ pub(crate) use self::{
     lend::Lender,
 };
 use crate::{
-    backend::Backend,
     clock::IdleClock,
     error::{BoxError, Error},
     exchange,
@@ -184,16 +183,14 @@ impl RequestBody {
         self.exchange.get_or_insert_with(exchange::Handle::new)
     }
 
+    /// The exchange that it belongs to, if one has begun.
+    pub(crate) fn exchange(&self) -> Option<&exchange::Handle> {
+        self.exchange.as_ref()
+    }
+
     pub(crate) fn in_exchange(mut self, exchange: exchange::Handle) -> Self {
         self.exchange = Some(exchange);
         self
-    }
-
-    /// Notes which backend the request goes to.
-    pub(crate) fn begin_attempt(&self, backend: &Backend) {
-        if let Some(exchange) = &self.exchange {
-            exchange.begin_attempt(backend);
-        }
     }
 
     /// Notes that the request waits for a connection, or doesn't any more.
@@ -276,7 +273,7 @@ impl Body for RequestBody {
                 if let Poll::Ready(Some(Ok(frame))) = &frame
                     && let (Some(data), Some(exchange)) = (frame.data_ref(), &self.exchange)
                 {
-                    exchange.count_received(data.len());
+                    exchange.receive(data);
                 }
                 frame
             }

@@ -17,6 +17,7 @@
 //! All this is how `serde_json` reads a `RawValue`.
 
 mod key;
+mod model_reader;
 mod nesting;
 mod scanner;
 #[cfg(test)]
@@ -29,7 +30,10 @@ use std::fmt;
 use bytes::Bytes;
 use serde::de::{Deserializer, Visitor};
 
-pub(crate) use self::scanner::{Found, Scanner};
+pub(crate) use self::{
+    model_reader::ModelReader,
+    scanner::{Found, Scanner},
+};
 
 /// `text` as a JSON string, quotes included.
 pub(crate) fn string(text: &str) -> Bytes {

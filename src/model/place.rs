@@ -176,8 +176,11 @@ impl Place {
     ) -> Result<(Parts, RequestBody), Error> {
         let (spans, with) = match (self, body.found()) {
             (Self::Query, _) => {
-                replace_in_query(&mut parts.uri, model)
+                let is_replaced = replace_in_query(&mut parts.uri, model)
                     .map_err(|error| Error::new(Kind::Internal).with_source(error))?;
+                if is_replaced && let Some(exchange) = body.exchange() {
+                    exchange.configure_model(model);
+                }
                 return Ok((parts, body));
             }
             (Self::Path | Self::None, _) | (_, None) => return Ok((parts, body)),
@@ -211,6 +214,9 @@ impl Place {
         if spans.is_empty() {
             return Ok((parts, body));
         }
+        if let Some(exchange) = body.exchange() {
+            exchange.configure_model(model);
+        }
         body = body.replace(spans, with);
         if parts.headers.contains_key(header::CONTENT_LENGTH) {
             let length = HeaderValue::from(body.size_hint().lower());
@@ -239,7 +245,7 @@ impl Place {
 }
 
 /// A media type without its parameters.
-fn essence(content_type: &[u8]) -> &[u8] {
+pub(crate) fn essence(content_type: &[u8]) -> &[u8] {
     let end = memchr::memchr(b';', content_type);
     content_type[..end.unwrap_or(content_type.len())].trim_ascii()
 }
@@ -316,7 +322,8 @@ fn set_target(uri: &mut Uri, target: String) -> Result<(), http::Error> {
     Ok(())
 }
 
-fn replace_in_query(uri: &mut Uri, model: &str) -> Result<(), http::Error> {
+/// Whether there is a model to replace.
+fn replace_in_query(uri: &mut Uri, model: &str) -> Result<bool, http::Error> {
     let query = uri.query().unwrap_or_default();
     let encoded = percent::encode(model, b"");
     let mut target = format!("{}?", uri.path());
@@ -327,8 +334,9 @@ fn replace_in_query(uri: &mut Uri, model: &str) -> Result<(), http::Error> {
         at = span.end;
     }
     if at == 0 {
-        return Ok(());
+        return Ok(false);
     }
     target.push_str(&query[at..]);
-    set_target(uri, target)
+    set_target(uri, target)?;
+    Ok(true)
 }

@@ -13,13 +13,14 @@ use pin_project_lite::pin_project;
 use super::{
     alias,
     body::ResponseBody,
-    fetch::{Fetch, Unusable},
+    fetch::{Cause, Fetch, Unusable},
     list::{Entries, Merged},
 };
 use crate::{
     backend::Backend,
     client::Grant,
     error::{BoxError, Error},
+    exchange::{self, AttemptResult},
     pattern::ModelMap,
 };
 
@@ -52,6 +53,7 @@ struct Merging<F, B> {
     /// What of the list the client may see.
     grant: Option<Arc<Grant>>,
     is_head: bool,
+    exchange: Option<exchange::Handle>,
 }
 
 enum Answer<F, B> {
@@ -73,6 +75,7 @@ impl<F, B> ResponseFuture<F, B> {
         responses: impl Iterator<Item = (Backend, F)>,
         grant: Option<Arc<Grant>>,
         is_head: bool,
+        exchange: Option<exchange::Handle>,
     ) -> Self {
         let pending = |(backend, response): (Backend, F)| {
             let answer = Answer::Pending(Fetch::new(backend.clone(), response));
@@ -86,6 +89,7 @@ impl<F, B> ResponseFuture<F, B> {
             merged: None,
             grant,
             is_head,
+            exchange,
         };
         Self {
             state: State::Merging { merging },
@@ -137,13 +141,16 @@ where
             let Answer::Pending(fetch) = answer else {
                 continue;
             };
-            *answer = match fetch.poll(cx) {
-                Poll::Pending => {
-                    is_pending = true;
-                    continue;
-                }
-                Poll::Ready(Ok(list)) => Answer::List(list),
-                Poll::Ready(Err(unusable)) => {
+            let Poll::Ready(fetched) = fetch.poll(cx) else {
+                is_pending = true;
+                continue;
+            };
+            if let Some(exchange) = &self.exchange {
+                exchange.end_attempt(fetch.backend(), result(&fetched));
+            }
+            *answer = match fetched {
+                Ok(list) => Answer::List(list),
+                Err(unusable) => {
                     let Unusable { cause, answer } = *unusable;
                     let backend = fetch.backend().name();
                     tracing::warn!(backend, %cause, "left out of the list of models");
@@ -219,6 +226,18 @@ fn response<B>(list: Bytes) -> Response<ResponseBody<B>> {
     );
     headers.insert(header::CONTENT_LENGTH, length);
     response
+}
+
+/// What came of an attempt, for an observer.
+fn result<T, B>(fetched: &Result<T, Box<Unusable<B>>>) -> AttemptResult {
+    match fetched {
+        Err(unusable) => match &unusable.cause {
+            Cause::Failed(error) => AttemptResult::Failed(error.clone()),
+            Cause::Status(status) => AttemptResult::Status(*status),
+            _ => AttemptResult::Answered,
+        },
+        Ok(_) => AttemptResult::Answered,
+    }
 }
 
 impl<F, B> fmt::Debug for ResponseFuture<F, B> {

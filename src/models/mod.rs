@@ -178,14 +178,17 @@ where
         head.headers = without_conditions(&head.headers);
         let body = RequestBody::new(body);
         // The first one last, which is whose answer it is: if all fail, that of the first one stands.
-        for backend in backends.iter().rev() {
-            body.begin_attempt(backend);
+        let exchange = body.exchange().cloned();
+        if let Some(exchange) = &exchange {
+            for backend in backends.iter().rev() {
+                exchange.begin_attempt(backend, &head.extensions);
+            }
         }
         let responses = backends.into_iter().map(|backend| {
             let request = Request::from_parts(head.clone(), RequestBody::empty());
             (backend.clone(), self.inner.send_to(backend, request))
         });
-        ResponseFuture::merging(responses, grant, is_head)
+        ResponseFuture::merging(responses, grant, is_head, exchange)
     }
 }
 

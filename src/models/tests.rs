@@ -826,17 +826,22 @@ async fn an_observer_sees_one_exchange_with_all_attempts() {
     let observe = ObserveLayer::new().with_observer(move |_| {
         let written = written.clone();
         Some(move |exchange: &Exchange| {
-            let names = exchange.attempts().iter().map(Backend::name);
-            let names: Vec<_> = names.map(str::to_owned).collect();
+            let attempts = exchange.attempts().iter();
+            let names: Vec<_> = attempts
+                .map(|it| format!("{} {}", it.backend().name(), it.result()))
+                .collect();
             let status = exchange.status();
-            written.lock().unwrap().push((names.join(" "), status));
+            written.lock().unwrap().push((names.join(", "), status));
         })
     });
     let response = observe.layer(stack).oneshot(get("/v1/models")).await;
     text(response.unwrap()).await;
     assert_eq!(
         *records.lock().unwrap(),
-        [("c b a".to_owned(), Some(StatusCode::OK))]
+        [(
+            "c dns_error, b answered, a status_500".to_owned(),
+            Some(StatusCode::OK)
+        )]
     );
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::record::Recorder;
+use super::recorder::Recorder;
 use crate::error::{BoxError, Error};
 
 pin_project! {
@@ -25,7 +25,7 @@ impl<B: Body> ObserveBody<B> {
         if let Some(recorder) = &mut recorder
             && body.is_end_stream()
         {
-            recorder.complete();
+            recorder.complete(None);
         }
         Self { body, recorder }
     }

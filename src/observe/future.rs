@@ -9,7 +9,7 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{ObserveBody, record::Recorder};
+use super::{ObserveBody, recorder::Recorder};
 use crate::{
     error::{BoxError, Error},
     tunnel::Tunnel,

@@ -1,9 +1,9 @@
-use std::time::Duration;
+//! The access log: one event per exchange.
 
 use http::request::Parts;
 use tracing::{Level, field};
 
-use super::{Exchange, Outcome};
+use super::{Exchange, Outcome, TraceContext, Usage, record::millis, trace::is_plain};
 use crate::{
     backend::Backend,
     error::{Error, Kind},
@@ -23,6 +23,18 @@ pub const ACCESS_LOG_TARGET: &str = "tower_openai_proxy::access";
 /// | `bytes` | of the response body, or of what the backend sent on a WebSocket |
 /// | `end` | `complete`, `client left`, or what went wrong |
 /// | `cause` | the underlying error, if any |
+/// | `endpoint` | [`Exchange::endpoint`], but for `/chat/completions` |
+/// | `key` | [`Exchange::client_name`] |
+/// | `model` | [`Exchange::request_model`] |
+/// | `response_model` | [`Exchange::response_model`] |
+/// | `input`, `cached`, `output`, `reasoning` | tokens: [`Usage::input_tokens`], and of those [`Usage::cache_read_tokens`]; [`Usage::output_tokens`], and of those [`Usage::reasoning_tokens`] |
+/// | `first_ms` | milliseconds from the request's headers to the first token of a stream |
+/// | `attempts` | to how many backends the request was sent, if more than one |
+/// | `request_id`, `backend_request_id` | [`Exchange::request_id`], [`Exchange::backend_request_id`] |
+/// | `trace_id` | [`TraceContext::trace_id`] of the request's `traceparent` |
+///
+/// A field whose value isn't known is absent, and so is one from a message that isn't 1 to 128
+/// printable ASCII characters without quotes, backslashes and blanks.
 ///
 /// ```
 /// use tower_openai_proxy::{Config, OpenAiProxyLayer, observe::access_log};
@@ -36,13 +48,16 @@ pub fn access_log(_: &Parts) -> Option<impl FnOnce(&Exchange) + Send + use<>> {
 }
 
 fn log(exchange: &Exchange) {
-    let millis = |period: Duration| period.as_secs_f64() * 1e3;
     let cause = exchange.error().and_then(std::error::Error::source);
     let end = match (exchange.outcome(), exchange.error()) {
         (_, Some(error)) => reason(error),
         (Outcome::ClientLeft, None) => "client left",
         (_, None) => "complete",
     };
+    let endpoint = Some(exchange.endpoint()).filter(|it| *it != "/chat/completions");
+    let plain = |value: &&str| is_plain(value);
+    let usage = exchange.usage();
+    let attempts = Some(exchange.attempts().len()).filter(|count| *count > 1);
     tracing::info!(
         target: ACCESS_LOG_TARGET,
         backend = exchange.backend().map(Backend::name),
@@ -52,6 +67,19 @@ fn log(exchange: &Exchange) {
         bytes = exchange.response_bytes(),
         end,
         cause = cause.map(field::display),
+        endpoint,
+        key = exchange.client_name().filter(plain),
+        model = exchange.request_model().filter(plain),
+        response_model = exchange.response_model().filter(plain),
+        input = usage.and_then(Usage::input_tokens),
+        cached = usage.and_then(Usage::cache_read_tokens),
+        output = usage.and_then(Usage::output_tokens),
+        reasoning = usage.and_then(Usage::reasoning_tokens),
+        first_ms = exchange.time_to_first_token().map(millis),
+        attempts,
+        request_id = exchange.request_id(),
+        backend_request_id = exchange.backend_request_id(),
+        trace_id = exchange.trace_context().map(TraceContext::trace_id),
         "exchange"
     );
 }

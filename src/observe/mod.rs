@@ -42,13 +42,16 @@
 //! key, a body, a query, a URL or an address.
 
 mod body;
-mod done;
 mod future;
 mod log;
 mod record;
+mod recorder;
 mod span;
+mod tap;
 #[cfg(test)]
 mod tests;
+mod trace;
+mod usage;
 
 use std::{
     fmt,
@@ -61,13 +64,17 @@ use http::{Request, Response, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service};
 
+use self::recorder::Recorder;
 pub use self::{
     body::ObserveBody,
     future::ResponseFuture,
     log::{ACCESS_LOG_TARGET, access_log},
-    record::{Exchange, Outcome},
+    record::{Exchange, Outcome, UsageMissing},
     span::SPAN_TARGET,
+    trace::TraceContext,
+    usage::Usage,
 };
+pub use crate::exchange::Attempt;
 use crate::{
     body::RequestBody,
     error::{BoxError, Error},
@@ -138,13 +145,9 @@ pub struct Observe<S> {
 impl<S> Observe<S> {
     accessors!();
 
-    fn begin(&self, request: &Parts) -> Option<Box<record::Recorder>> {
-        record::Recorder::begin(&self.observers, request)
-    }
-
     /// An exchange that is rejected before it reaches the wrapped service.
     pub(crate) fn reject<F>(&self, request: &Parts, error: Error) -> ResponseFuture<F> {
-        ResponseFuture::rejected(error, self.begin(request))
+        ResponseFuture::rejected(error, Recorder::begin(&self.observers, request, None))
     }
 }
 
@@ -168,7 +171,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let mut body = RequestBody::new(body);
-        let recorder = self.begin(&parts);
+        let recorder = Recorder::begin(&self.observers, &parts, body.exchange());
         if let Some(recorder) = &recorder {
             body = body.in_exchange(recorder.handle());
         }

@@ -1,42 +1,62 @@
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+//! The record of an exchange.
 
-use bytes::Bytes;
-use http::{Method, Response, StatusCode, header, request::Parts};
-use http_body::Frame;
-use tokio::time::Instant;
-use tracing::{Span, span::Entered};
+use std::{fmt, time::Duration};
 
-use super::{Observer, OnEnd, done::DoneEvent, span};
+use http::{Method, StatusCode, request::Parts};
+
+use super::{TraceContext, Usage};
 use crate::{
     backend::Backend,
-    error::{Error, Kind},
-    exchange,
-    timeout::EndsAt,
-    tunnel::{Cause, Ended},
+    client::ClientName,
+    endpoint::Matched,
+    error::Error,
+    exchange::{Attempt, Attempts},
 };
 
 /// The record of an exchange, which an observer gets at its end.
 ///
-/// It contains no key, body, query, URL or address.
-#[derive(Debug)]
+/// Its `Debug` contains no key, body, query, URL or address.
 #[non_exhaustive]
 pub struct Exchange {
-    attempts: Vec<Backend>,
-    status: Option<StatusCode>,
-    outcome: Outcome,
-    error: Option<Error>,
-    time_to_head: Option<Duration>,
-    duration: Duration,
-    request_bytes: u64,
-    response_bytes: u64,
-    chunks: u64,
+    pub(super) endpoint: Endpoint,
+    pub(super) attempts: Attempts,
+    pub(super) status: Option<StatusCode>,
+    pub(super) outcome: Outcome,
+    pub(super) error: Option<Error>,
+    pub(super) request_model: Option<Box<str>>,
+    pub(super) is_configured_model: bool,
+    pub(super) response_model: Option<Box<str>>,
+    pub(super) response_id: Option<Box<str>>,
+    pub(super) client_name: Option<ClientName>,
+    pub(super) is_stream: bool,
+    pub(super) is_done: bool,
+    pub(super) has_error_event: bool,
+    pub(super) usage: Result<Usage, UsageMissing>,
+    pub(super) times: Times,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) chunks: u64,
+    pub(super) trace_context: Option<Box<TraceContext>>,
+    pub(super) request_id: Option<Box<str>>,
+    pub(super) backend_request_id: Option<Box<str>>,
+}
+
+/// When things happened, from the request's headers on.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Times {
+    pub(super) head: Option<Duration>,
+    pub(super) first_token: Option<Duration>,
+    pub(super) last_chunk: Duration,
+    pub(super) longest_gap: Duration,
+    pub(super) end: Duration,
+}
+
+pub(super) fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// How an exchange ended.
@@ -70,15 +90,58 @@ impl Outcome {
     }
 }
 
+/// Why an answer's usage isn't known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UsageMissing {
+    /// The answer has a `Content-Encoding`.
+    Encoded,
+    /// The answer is neither `application/json` nor `text/event-stream`.
+    NotApplicable,
+    /// The usage is larger than 4,096 bytes.
+    TooLarge,
+    /// The answer ended before it: the client disconnected, or the response was truncated.
+    CutOff,
+    /// The answer has none. Streams of chat completions have one only if the request has
+    /// `"stream_options":{"include_usage":true}`.
+    NotSent,
+}
+
+impl UsageMissing {
+    /// Its name: `encoded`, `not_applicable`, `too_large`, `cut_off`, `not_sent`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Encoded => "encoded",
+            Self::NotApplicable => "not_applicable",
+            Self::TooLarge => "too_large",
+            Self::CutOff => "cut_off",
+            Self::NotSent => "not_sent",
+        }
+    }
+}
+
 impl Exchange {
+    /// The path below the prefix, if it is `/chat/completions`, `/completions`, `/responses`,
+    /// `/embeddings`, `/moderations`, `/models` or `/realtime`; `/images/*`, `/audio/*`, `/files/*` or
+    /// `/batches/*` for such a path and what is below it; `other` for any other.
+    pub fn endpoint(&self) -> &'static str {
+        self.endpoint.path
+    }
+
+    /// The operation by OpenTelemetry's conventions for generative AI: `chat`, `text_completion` or
+    /// `embeddings`.
+    pub fn operation(&self) -> Option<&'static str> {
+        self.endpoint.operation
+    }
+
     /// The backend that the request was sent to last, if any.
     pub fn backend(&self) -> Option<&Backend> {
         self.attempts.last()
     }
 
-    /// The backends that the request was sent to, in order.
-    pub fn attempts(&self) -> &[Backend] {
-        &self.attempts
+    /// The backends that the request was sent to, in order, and what came of it.
+    pub fn attempts(&self) -> &[Attempt] {
+        self.attempts.as_slice()
     }
 
     /// The status of the response; `None` if the client disconnected before its headers.
@@ -97,14 +160,113 @@ impl Exchange {
         self.error.as_ref()
     }
 
+    /// What went wrong, in a word:
+    ///
+    /// | outcome | |
+    /// | --- | --- |
+    /// | [`Complete`](Outcome::Complete) | the status, such as `429`, if it is 400 or more; `stream_error` if the stream has an error event; else `None` |
+    /// | [`ClientLeft`](Outcome::ClientLeft) | `client_left` |
+    /// | any other | the [type of RFC 9209](Error::proxy_status), such as `connection_refused` |
+    pub fn error_type(&self) -> Option<&str> {
+        match (self.outcome, &self.error) {
+            (Outcome::ClientLeft, _) => Some("client_left"),
+            (Outcome::Complete, _) => {
+                let is_error = |status: &&StatusCode| status.as_u16() >= 400;
+                let status = self.status.as_ref().filter(is_error);
+                let event = self.has_error_event.then_some("stream_error");
+                status.map(StatusCode::as_str).or(event)
+            }
+            (_, error) => error.as_ref().map(Error::proxy_status),
+        }
+    }
+
+    /// The model that the backend was sent: the configured one, else that of the request. Of a name
+    /// that is longer than 256 bytes, the beginning.
+    pub fn request_model(&self) -> Option<&str> {
+        self.request_model.as_deref()
+    }
+
+    /// Whether [`request_model`](Self::request_model) comes from the configuration. Any other is the
+    /// client's to choose.
+    pub fn is_configured_model(&self) -> bool {
+        self.is_configured_model
+    }
+
+    /// The first `model` in the answer's first 4,096 bytes.
+    pub fn response_model(&self) -> Option<&str> {
+        self.response_model.as_deref()
+    }
+
+    /// The first `id` in the answer's first 4,096 bytes.
+    pub fn response_id(&self) -> Option<&str> {
+        self.response_id.as_deref()
+    }
+
+    /// The [`ClientName`] in the request's extensions, if any.
+    pub fn client_name(&self) -> Option<&str> {
+        self.client_name.as_ref().map(ClientName::as_str)
+    }
+
+    /// Whether the response is an event stream.
+    pub fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    /// Whether the stream has ended with `data: [DONE]`.
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// What the answer to a POST says it used, if its status is 2xx: the last usage object in it that
+    /// was forwarded whole.
+    ///
+    /// Of a body that isn't a stream, the first and the last 64 KiB are searched.
+    pub fn usage(&self) -> Option<&Usage> {
+        self.usage.as_ref().ok()
+    }
+
+    /// Why [`usage`](Self::usage) is `None`, if the exchange has an [`operation`](Self::operation)
+    /// and a 2xx status.
+    pub fn usage_missing(&self) -> Option<UsageMissing> {
+        let is_expected =
+            self.endpoint.operation.is_some() && self.status.is_some_and(|it| it.is_success());
+        self.usage.as_ref().err().copied().filter(|_| is_expected)
+    }
+
     /// The time from the request's headers to the response's; `None` without a response.
     pub fn time_to_head(&self) -> Option<Duration> {
-        self.time_to_head
+        self.times.head
+    }
+
+    /// The time from the request's headers to the first token of a stream: to the chunk with the
+    /// first character of a string that isn't empty under `content`, `reasoning_content`,
+    /// `reasoning`, `refusal`, `text`, `delta`, `transcript`, `data` or `arguments`, or with the first
+    /// of the `tool_calls`.
+    pub fn time_to_first_token(&self) -> Option<Duration> {
+        self.times.first_token
+    }
+
+    /// The time from the first token of a [complete](Outcome::Complete) stream to its last chunk,
+    /// for each output token but the first; `None` if their number isn't known, or is less than 2.
+    pub fn time_per_output_token(&self) -> Option<Duration> {
+        let first = self.times.first_token?;
+        let others = self.usage()?.output_tokens()?.checked_sub(1)?;
+        if self.outcome != Outcome::Complete || others == 0 {
+            return None;
+        }
+        let nanos = self.times.last_chunk.saturating_sub(first).as_nanos() / u128::from(others);
+        Some(Duration::from_nanos(nanos.try_into().unwrap_or(u64::MAX)))
+    }
+
+    /// The longest time between two chunks of the response body; `None` if there were fewer.
+    pub fn longest_gap(&self) -> Option<Duration> {
+        let is_tunnel = self.status == Some(StatusCode::SWITCHING_PROTOCOLS);
+        (self.chunks > 1 && !is_tunnel).then_some(self.times.longest_gap)
     }
 
     /// The time from the request's headers to the end.
     pub fn duration(&self) -> Duration {
-        self.duration
+        self.times.end
     }
 
     /// How many bytes of the request body were received. Of a WebSocket: how many the client sent
@@ -122,210 +284,82 @@ impl Exchange {
     pub fn response_chunks(&self) -> u64 {
         self.chunks
     }
+
+    /// The request's `traceparent`, if it has exactly one, and that is well-formed.
+    pub fn trace_context(&self) -> Option<&TraceContext> {
+        self.trace_context.as_deref()
+    }
+
+    /// The request's `x-request-id`, else its `x-client-request-id`: 1 to 128 printable ASCII
+    /// characters without quotes, backslashes and blanks.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
+    }
+
+    /// The response's `x-request-id`, else its `apim-request-id`, of the same form.
+    pub fn backend_request_id(&self) -> Option<&str> {
+        self.backend_request_id.as_deref()
+    }
 }
 
-/// One exchange that is observed, until it ends or is dropped.
-pub(super) struct Recorder {
-    started: Instant,
-    handle: exchange::Handle,
-    observers: Vec<OnEnd>,
-    span: Span,
-    is_post: bool,
-    status: Option<StatusCode>,
-    time_to_head: Option<Duration>,
-    /// Of a WebSocket.
-    sent_bytes: u64,
-    response_bytes: u64,
-    chunks: u64,
-    done: Option<DoneEvent>,
-    deadline: Option<Instant>,
-    is_over: bool,
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("endpoint", &self.endpoint())
+            .field("attempts", &self.attempts())
+            .field("status", &self.status)
+            .field("outcome", &self.outcome)
+            .field("error_type", &self.error_type())
+            .field("usage", &self.usage)
+            .field("time_to_head", &self.time_to_head())
+            .field("time_to_first_token", &self.time_to_first_token())
+            .field("duration", &self.duration())
+            .field("request_bytes", &self.request_bytes)
+            .field("response_bytes", &self.response_bytes)
+            .field("response_chunks", &self.chunks)
+            .finish_non_exhaustive()
+    }
 }
 
-impl Recorder {
-    /// `None` where nobody observes.
-    pub(super) fn begin(observers: &[Arc<Observer>], request: &Parts) -> Option<Box<Self>> {
-        let observers: Vec<OnEnd> = observers
-            .iter()
-            .filter_map(|observer| guarded(|| observer(request)).flatten())
-            .collect();
-        let span = span::open();
-        if observers.is_empty() && span.is_disabled() {
-            return None;
-        }
-        Some(Box::new(Self {
-            started: Instant::now(),
-            handle: exchange::Handle::observed(),
-            observers,
-            span,
-            is_post: request.method == Method::POST,
-            status: None,
-            time_to_head: None,
-            sent_bytes: 0,
-            response_bytes: 0,
-            chunks: 0,
-            done: None,
-            deadline: None,
-            is_over: false,
-        }))
-    }
+/// Which part of the API a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) path: &'static str,
+    pub(super) operation: Option<&'static str>,
+}
 
-    /// To be put into the request's body.
-    pub(super) fn handle(&self) -> exchange::Handle {
-        self.handle.clone()
-    }
+/// Paths that are told apart, the usual ones first.
+const PATHS: [&str; 7] = [
+    "/chat/completions",
+    "/responses",
+    "/embeddings",
+    "/completions",
+    "/models",
+    "/moderations",
+    "/realtime",
+];
 
-    pub(super) fn enter(&self) -> Entered<'_> {
-        self.span.enter()
-    }
+/// The same for those that include what is below them.
+const TREES: [&str; 4] = ["/audio/*", "/images/*", "/files/*", "/batches/*"];
 
-    /// The response headers have arrived, or the error that takes their place.
-    pub(super) fn head<B>(&mut self, result: &Result<Response<B>, Error>) {
-        self.time_to_head = Some(self.started.elapsed());
-        self.status = Some(match result {
-            Ok(response) => response.status(),
-            Err(error) => error.status(),
-        });
-        if let Ok(response) = result {
-            self.deadline = response.extensions().get().map(|EndsAt(at)| *at);
-            self.done = (self.is_post && is_event_stream(response)).then(DoneEvent::default);
-        }
-        if !self.span.is_disabled() {
-            let backend = self.handle.attempts().and_then(|all| all.last().cloned());
-            span::record_head(&self.span, result.as_ref().ok(), self.status, backend);
-        }
-        if let Err(error) = result {
-            let outcome = match error.kind() {
-                Kind::Draining => Outcome::Rejected,
-                _ if error.is_client_error() => Outcome::Rejected,
-                _ => Outcome::Failed,
-            };
-            self.end(outcome, Some(error));
-        }
-    }
-
-    /// The result of polling the response body.
-    pub(super) fn frame(&mut self, frame: &Option<Result<Frame<Bytes>, Error>>, is_end: bool) {
-        match frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref()
-                    && !data.is_empty()
-                {
-                    if self.chunks == 0 && !self.span.is_disabled() {
-                        span::record_first_chunk(&self.span, self.started.elapsed());
-                    }
-                    self.response_bytes += data.len() as u64;
-                    self.chunks += 1;
-                    if let Some(done) = &mut self.done {
-                        done.scan(data);
-                    }
-                }
-            }
-            Some(Err(error)) => self.end(
-                match error.kind() {
-                    _ if self.is_done() => Outcome::Complete,
-                    Kind::BodyTruncated => Outcome::ClientLeft,
-                    _ => Outcome::Broken,
-                },
-                Some(error),
-            ),
-            None => {}
-        }
-        if is_end || frame.is_none() {
-            self.end(Outcome::Complete, None);
-        }
-    }
-
-    pub(super) fn complete(&mut self) {
-        self.end(Outcome::Complete, None);
-    }
-
-    /// The tunnel behind a 101 has ended.
-    pub(super) fn tunnel(&mut self, ended: &Ended) {
-        self.sent_bytes = ended.request_bytes;
-        self.response_bytes = ended.response_bytes;
-        self.chunks = ended.response_chunks;
-        let broken = |kind| (Outcome::Broken, Some(Error::new(kind)));
-        let (outcome, error) = match ended.cause {
-            Cause::Closed => (Outcome::Complete, None),
-            Cause::ClientReset => (Outcome::ClientLeft, None),
-            Cause::BackendReset => broken(Kind::Truncated),
-            Cause::Idle => broken(Kind::TunnelIdle),
-            Cause::Deadline => broken(Kind::TotalTimeout),
+impl Endpoint {
+    pub(super) fn of(request: &Parts) -> Self {
+        let path = Matched::of(&request.extensions, &request.uri)
+            .map_or("", |matched| matched.path(&request.uri));
+        let is_path = |it: &&&str| **it == path;
+        let is_tree = |it: &&&str| {
+            let below = path.strip_prefix(it.trim_end_matches("/*"));
+            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        let backend = self.handle.attempts().and_then(|all| all.last().cloned());
-        let error = error.map(|error| match backend {
-            Some(backend) => error.with_backend(&backend),
-            None => error,
-        });
-        self.end(outcome, error.as_ref());
-    }
-
-    /// Whether `data: [DONE]` was forwarded.
-    fn is_done(&self) -> bool {
-        self.done.as_ref().is_some_and(DoneEvent::was_seen)
-    }
-
-    fn end(&mut self, outcome: Outcome, error: Option<&Error>) {
-        if std::mem::replace(&mut self.is_over, true) {
-            return;
-        }
-        let attempts = self
-            .handle
-            .attempts()
-            .map(|mut all| std::mem::take(&mut *all));
-        let record = Exchange {
-            attempts: attempts.unwrap_or_default(),
-            status: self.status,
-            outcome,
-            error: error.filter(|_| outcome != Outcome::Complete).cloned(),
-            time_to_head: self.time_to_head,
-            duration: self.started.elapsed(),
-            request_bytes: self.handle.received_bytes() + self.sent_bytes,
-            response_bytes: self.response_bytes,
-            chunks: self.chunks,
+        let known = PATHS.iter().find(is_path).or(TREES.iter().find(is_tree));
+        let path = known.copied().unwrap_or("other");
+        let operation = match path {
+            _ if request.method != Method::POST => None,
+            "/chat/completions" | "/responses" => Some("chat"),
+            "/completions" => Some("text_completion"),
+            "/embeddings" => Some("embeddings"),
+            _ => None,
         };
-        if let Some(error) = &record.error {
-            self.span.record("error.type", error.code());
-        }
-        let _entered = self.span.enter();
-        for observer in std::mem::take(&mut self.observers) {
-            guarded(|| observer(&record));
-        }
+        Self { path, operation }
     }
-}
-
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        let is_late = self.deadline.is_some_and(|at| Instant::now() >= at);
-        if self.is_done() {
-            self.end(Outcome::Complete, None);
-        } else if is_late {
-            self.end(Outcome::Broken, Some(&Error::new(Kind::TotalTimeout)));
-        } else {
-            self.end(Outcome::ClientLeft, None);
-        }
-    }
-}
-
-fn is_event_stream<B>(response: &Response<B>) -> bool {
-    let headers = response.headers();
-    let content_type = headers.get(header::CONTENT_TYPE);
-    response.status().is_success()
-        && !headers.contains_key(header::CONTENT_ENCODING)
-        && content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
-}
-
-/// Calls an observer. A panic in it is logged the first time.
-fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
-    static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
-
-    let result = catch_unwind(AssertUnwindSafe(call)).ok();
-    if result.is_none() && !HAS_PANICKED.swap(true, Ordering::Relaxed) {
-        tracing::error!("an observer has panicked; further panics are not logged");
-    }
-    result
 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use http_body_util::{BodyExt, Channel, Full, channel::Sender};
 use tower::{Service, ServiceExt, service_fn};
 
-use super::{done::DoneEvent, *};
+use super::*;
 use crate::error::Kind;
 
 type Records = Arc<Mutex<Vec<String>>>;
@@ -185,32 +185,6 @@ async fn a_stream_is_complete_once_done_was_forwarded() {
     assert_eq!(taken(&records), ["200 complete - 14 1"]);
 }
 
-#[test]
-fn done_is_found_wherever_the_chunks_are_cut() {
-    for (text, expected) in [
-        ("data: {}\n\ndata: [DONE]\n\n", true),
-        ("data: {}\r\n\r\ndata:[DONE]\r\n\r\n", true),
-        ("data: {\"text\":\"data: [DONE]\"}\n\n", false),
-        (": data: [DONE]\n\n", false),
-        ("data: [DONE]x\n\n", false),
-        ("data: [DONE]\r\r\n", false),
-        ("data: [DONE] and a line that is far too long\n", false),
-        ("data: [DONE]", false),
-    ] {
-        for cut in 0..=text.len() {
-            let mut done = DoneEvent::default();
-            done.scan(&text.as_bytes()[..cut]);
-            done.scan(&text.as_bytes()[cut..]);
-            assert_eq!(done.was_seen(), expected, "{text:?} cut at {cut}");
-        }
-        let mut done = DoneEvent::default();
-        for byte in text.as_bytes() {
-            done.scan(std::slice::from_ref(byte));
-        }
-        assert_eq!(done.was_seen(), expected, "{text:?} in bytes");
-    }
-}
-
 #[tokio::test]
 async fn an_observer_that_panics_changes_nothing() {
     let ends = Arc::new(AtomicUsize::new(0));
@@ -239,7 +213,7 @@ async fn an_observer_that_panics_changes_nothing() {
 async fn what_no_observer_wants_is_not_followed() {
     let layer = ObserveLayer::new().with_observer(|_| None::<fn(&Exchange)>);
     let observe = layer.layer(());
-    assert!(observe.begin(&post().into_parts().0).is_none());
+    assert!(Recorder::begin(&observe.observers, &post().into_parts().0, None).is_none());
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use crate::{
     backend::Backend,
     body::{Buffer, Lender, RequestBody},
     error::{BoxError, Error},
+    exchange::AttemptResult,
     header::preflighted_method,
 };
 
@@ -120,7 +121,9 @@ where
     S: Service<Request<RequestBody>>,
 {
     fn trying(mut request: Request<RequestBody>, backend: Backend, service: S) -> Self {
-        request.body().begin_attempt(&backend);
+        if let Some(exchange) = request.body().exchange() {
+            exchange.begin_attempt(&backend, request.extensions());
+        }
         request.extensions_mut().insert(backend.clone());
         State::Trying {
             attempt: service.oneshot(request),
@@ -133,9 +136,13 @@ impl<S> Retry<S>
 where
     S: Service<Request<RequestBody>> + Clone,
 {
-    fn next(&mut self) -> Option<State<S>> {
+    /// The next attempt; `left` is the one after which it is tried, if any.
+    fn next(&mut self, left: Option<(&Backend, AttemptResult)>) -> Option<State<S>> {
         let backend = self.candidates.next()?;
         let body = self.body.lend()?;
+        if let (Some((left, result)), Some(exchange)) = (left, body.exchange()) {
+            exchange.end_attempt(left, result);
+        }
         let request = Request::from_parts(self.parts.clone(), body);
         Some(State::trying(request, backend, self.service.clone()))
     }
@@ -163,7 +170,7 @@ where
                             let order = routes.select(candidates, &retry.parts, &body)?;
                             retry.candidates = order.into_iter();
                             retry.body = Lender::new(body);
-                            retry.next()
+                            retry.next(None)
                         }
                         _ => None,
                     }
@@ -175,7 +182,11 @@ where
                         routes.should_failover(backend, &result, *this.is_preflight)
                     });
                     let retry = this.retry.as_mut().filter(|_| moves_on);
-                    let Some(next) = retry.and_then(|retry| retry.next()) else {
+                    let next = retry.and_then(|retry| {
+                        let status = result.as_ref().map(Response::status);
+                        retry.next(Some((backend, AttemptResult::moved_on(status))))
+                    });
+                    let Some(next) = next else {
                         return Poll::Ready(result.map(|mut response| {
                             let extensions = response.extensions_mut();
                             if !extensions.get().is_some_and(|told| backend.ptr_eq(told)) {

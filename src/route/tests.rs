@@ -516,17 +516,16 @@ async fn the_limits_of_the_configuration_hold_without_the_whole() {
 #[tokio::test]
 async fn the_attempts_are_kept_for_an_observer() {
     let service = Scripted::new([Fail(Kind::Refused), Fail(Kind::NotHttp)]);
-    let exchange = crate::exchange::Handle::observed();
+    let exchange = crate::exchange::Handle::observed(Default::default(), None);
     let request = request().map(|body| RequestBody::new(body).in_exchange(exchange.clone()));
     let route = layer(&["a", "b"], "").layer(service);
     assert!(route.oneshot(request).await.is_err());
-    let names: Vec<_> = exchange
-        .attempts()
-        .unwrap()
-        .iter()
-        .map(|b| b.name().to_owned())
+    let observed = exchange.lock().unwrap();
+    let attempts = observed.attempts.as_slice().iter();
+    let attempts: Vec<_> = attempts
+        .map(|it| format!("{} {}", it.backend().name(), it.result()))
         .collect();
-    assert_eq!(names, ["a", "b"]);
+    assert_eq!(attempts, ["a connection_refused", "b client_left"]);
 }
 
 #[tokio::test]
