@@ -410,6 +410,8 @@ async fn a_date_is_added_only_where_there_is_none() {
     ask_again(&mut client, &mut wire).await;
     wire.send(undated).await;
     let undated = client.response().await;
+    let date = undated.field("date").expect("one is added");
+    assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
     let mut names: Vec<_> = undated.fields().into_iter().map(|(name, _)| name).collect();
     names.retain(|name| name != "date");
     assert_eq!(names, ["x-a", "content-length"]);
