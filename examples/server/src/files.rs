@@ -1,3 +1,5 @@
+//! Reads files that an operator names, if reading them cannot block.
+
 use std::{fs, io, path::Path};
 
 /// Reads a file that [`check`] accepts.

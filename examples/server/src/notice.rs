@@ -1,3 +1,5 @@
+//! What connections are told: that the server drains, or that descriptors run short.
+
 use tokio::{sync::watch, time::Instant};
 
 /// What all connections are told.

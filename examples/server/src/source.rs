@@ -1,3 +1,5 @@
+//! Where the configuration and the certificates come from.
+
 use std::{
     error::Error,
     path::{Path, PathBuf},

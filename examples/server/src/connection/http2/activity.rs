@@ -1,3 +1,5 @@
+//! What is in flight on a connection.
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,

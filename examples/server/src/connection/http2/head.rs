@@ -1,3 +1,5 @@
+//! The limit on the time in which a frame or a head arrives.
+
 use std::{
     io,
     pin::Pin,

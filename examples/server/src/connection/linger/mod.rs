@@ -1,3 +1,5 @@
+//! Closes a connection so that its last response arrives.
+
 #[cfg(test)]
 mod tests;
 

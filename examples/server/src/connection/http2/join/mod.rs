@@ -1,3 +1,5 @@
+//! Joins a response's chunks while a slow client doesn't take them.
+
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +24,7 @@ pin_project! {
     /// A response's body whose chunks are joined where they can't be written yet.
     ///
     /// What waits for a slow client is bounded in bytes by h2, which takes some 300 more for each
-    /// chunk. To a client that keeps up each chunk is passed on as it is.
+    /// chunk. To a client that keeps up each chunk is forwarded as it is.
     pub(super) struct Joined<B>
     where
         B: Body,
