@@ -22,6 +22,7 @@
 //! # Ok::<(), tower_openai_proxy::ConfigError>(())
 //! ```
 
+mod in_flight;
 mod origin;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ use std::{
     hash::{Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,7 +40,7 @@ use std::{
 use http::{HeaderValue, Method, Uri};
 use tokio::time::Instant;
 
-pub(crate) use self::origin::Origin;
+pub(crate) use self::{in_flight::InFlight, origin::Origin};
 use crate::{
     config::{BackendSettings, BaseUrl, Config, OwnField},
     endpoint::{self, PathPattern},
@@ -71,24 +72,34 @@ struct Inner {
     is_selectable: bool,
     takes_websockets: bool,
     cooldown: Duration,
-    health: Arc<Health>,
+    shared: Arc<Shared>,
 }
 
 /// What is known of a backend. A reload keeps it.
+struct Shared {
+    health: Health,
+    in_flight: AtomicUsize,
+}
+
 struct Health {
     born: Instant,
     /// Milliseconds after `born` until which the backend is tried last.
     cooling_until: AtomicU64,
 }
 
-impl Health {
-    fn new() -> Self {
+impl Default for Shared {
+    fn default() -> Self {
         Self {
-            born: Instant::now(),
-            cooling_until: AtomicU64::new(0),
+            health: Health {
+                born: Instant::now(),
+                cooling_until: AtomicU64::new(0),
+            },
+            in_flight: AtomicUsize::new(0),
         }
     }
+}
 
+impl Health {
     fn millis(&self) -> u64 {
         self.born.elapsed().as_millis() as u64
     }
@@ -158,10 +169,10 @@ impl Backend {
             is_selectable: settings.backend_header,
             takes_websockets: backend.websocket,
             cooldown: settings.cooldown,
-            health: previous
+            shared: previous
                 .iter()
                 .find(|known| known.0.name == backend.name && known.0.url == *url)
-                .map_or_else(|| Arc::new(Health::new()), |known| known.0.health.clone()),
+                .map_or_else(Arc::default, |known| known.0.shared.clone()),
         })))
     }
 
@@ -222,13 +233,13 @@ impl Backend {
     /// headers, no headers in time, or a status of `failover_on`), so that the others are tried
     /// first.
     pub fn is_cooling_down(&self) -> bool {
-        let health = &self.0.health;
+        let health = &self.0.shared.health;
         let until = health.cooling_until.load(Ordering::Relaxed);
         until > 0 && health.millis() < until
     }
 
     pub(crate) fn record_failure(&self) {
-        let health = &self.0.health;
+        let health = &self.0.shared.health;
         let until = health.millis() + self.0.cooldown.as_millis() as u64;
         health.cooling_until.store(until, Ordering::Relaxed);
     }

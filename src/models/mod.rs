@@ -149,9 +149,9 @@ where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    type Response = Response<ResponseBody<R>>;
+    type Response = Response<ResponseBody<route::ResponseBody<R>>>;
     type Error = Error;
-    type Future = ResponseFuture<route::ResponseFuture<S>, R>;
+    type Future = ResponseFuture<route::ResponseFuture<S>, route::ResponseBody<R>>;
 
     /// Always ready, as [`BackendRoute`] is.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {

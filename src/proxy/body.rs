@@ -15,12 +15,13 @@ use crate::{
     models,
     observe::ObserveBody,
     ping::PingBody,
+    route,
     timeout::{DeadlineBody, TimeoutBody},
 };
 
 /// The body that the stack makes of the backend's.
 pub(super) type Proxied<P> =
-    PingBody<ObserveBody<DeadlineBody<models::ResponseBody<TimeoutBody<P>>>>>;
+    PingBody<ObserveBody<DeadlineBody<models::ResponseBody<route::ResponseBody<TimeoutBody<P>>>>>>;
 
 pin_project! {
     /// The body of a response: the wrapped service's `W`, the backend's `P` as it comes, or the

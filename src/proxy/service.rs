@@ -27,14 +27,18 @@ use crate::{
     error::{BoxError, Error, Kind},
     forward::Forward,
     keys::KeysLayer,
-    models, ping,
+    models, ping, route,
     service::accessors,
     timeout::{DeadlineBody, TimeoutBody},
 };
 
 /// The future of a request that is rejected above the stack.
-type Rejected<P> =
-    Ready<Result<Response<DeadlineBody<models::ResponseBody<TimeoutBody<P>>>>, Error>>;
+type Rejected<P> = Ready<
+    Result<
+        Response<DeadlineBody<models::ResponseBody<route::ResponseBody<TimeoutBody<P>>>>>,
+        Error,
+    >,
+>;
 
 /// Proxies the endpoints of the OpenAI API and leaves every other request to the service it wraps.
 ///

@@ -7,16 +7,18 @@ use std::{
 };
 
 use http::{Request, Response, request::Parts};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::Routes;
+use super::{ResponseBody, Routes};
 use crate::{
-    backend::Backend,
+    backend::{Backend, InFlight},
     body::{Buffer, Lender, RequestBody},
     error::{BoxError, Error},
     exchange::AttemptResult,
     header::preflighted_method,
+    tunnel::Tunnel,
 };
 
 pin_project! {
@@ -44,7 +46,8 @@ pin_project! {
         Trying {
             #[pin]
             attempt: Oneshot<S, Request<RequestBody>>,
-            backend: Backend,
+            // `None` behind the end.
+            in_flight: Option<InFlight>,
         },
         Failed { error: Option<Error> },
     }
@@ -127,7 +130,7 @@ where
         request.extensions_mut().insert(backend.clone());
         State::Trying {
             attempt: service.oneshot(request),
-            backend,
+            in_flight: Some(InFlight::begin(backend)),
         }
     }
 }
@@ -152,8 +155,9 @@ impl<S, R> Future for ResponseFuture<S>
 where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
+    R: Body,
 {
-    type Output = Result<Response<R>, Error>;
+    type Output = Result<Response<ResponseBody<R>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -175,9 +179,12 @@ where
                         _ => None,
                     }
                 }
-                StateProj::Trying { attempt, backend } => {
-                    let result = ready!(attempt.poll(cx))
-                        .map_err(|error| Error::from_service(error).with_backend(backend));
+                StateProj::Trying { attempt, in_flight } => {
+                    let result = ready!(attempt.poll(cx));
+                    let in_flight = in_flight.take().expect("not polled after the end");
+                    let backend = in_flight.backend();
+                    let result =
+                        result.map_err(|error| Error::from_service(error).with_backend(backend));
                     let moves_on = this.routes.as_ref().is_some_and(|routes| {
                         routes.should_failover(backend, &result, *this.is_preflight)
                     });
@@ -188,11 +195,19 @@ where
                     });
                     let Some(next) = next else {
                         return Poll::Ready(result.map(|mut response| {
+                            let backend = in_flight.backend();
                             let extensions = response.extensions_mut();
                             if !extensions.get().is_some_and(|told| backend.ptr_eq(told)) {
                                 extensions.insert(backend.clone());
                             }
-                            response
+                            let in_flight = match Tunnel::of(&response) {
+                                Some(tunnel) => {
+                                    tunnel.at_end(move |_| drop(in_flight));
+                                    None
+                                }
+                                None => Some(in_flight),
+                            };
+                            response.map(|body| ResponseBody::new(body, in_flight))
                         }));
                     };
                     Some(next)

@@ -123,6 +123,7 @@
 //! List a backend twice, under two names with the same URL, and put the status into `failover_on`:
 //! the second entry is the retry.
 
+mod body;
 mod candidates;
 mod future;
 mod granted;
@@ -142,13 +143,14 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, reques
 use http_body::Body;
 use tower::{Layer, Service};
 
+pub use self::{
+    body::ResponseBody,
+    future::ResponseFuture,
+    select::{Select, SelectFn, Selection, select_fn},
+};
 use self::{
     candidates::{has_models, place, serving, taking_websockets},
     future::Reading,
-};
-pub use self::{
-    future::ResponseFuture,
-    select::{Select, SelectFn, Selection, select_fn},
 };
 use crate::{
     backend::Backend,
@@ -304,8 +306,9 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
+    R: Body,
 {
-    type Response = Response<R>;
+    type Response = Response<ResponseBody<R>>;
     type Error = Error;
     type Future = ResponseFuture<S>;
 

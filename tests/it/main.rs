@@ -13,6 +13,7 @@ mod faults;
 mod hostile_clients;
 mod http2_backend;
 mod hyper;
+mod in_flight;
 mod keys;
 mod lifecycle;
 mod limits;

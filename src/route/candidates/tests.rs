@@ -36,7 +36,10 @@ async fn ask(
         if let Some(length) = length {
             assert_eq!(length.to_str().unwrap(), body.len().to_string());
         }
-        Ok::<_, Error>(Response::new((backend.name().to_owned(), target, body)))
+        let reached: Reached = (backend.name().to_owned(), target, body);
+        let mut response = Response::new(String::new());
+        response.extensions_mut().insert(reached);
+        Ok::<_, Error>(response)
     });
     let body = body.into();
     let mut request = Request::builder().method(method).uri(target);
@@ -48,7 +51,8 @@ async fn ask(
     }
     let request = request.body(Full::from(body)).unwrap();
     let stack = layer.layer(ModelOverrideLayer::new().layer(service));
-    Ok(stack.oneshot(request).await?.into_body())
+    let mut response = stack.oneshot(request).await?;
+    Ok(response.extensions_mut().remove().unwrap())
 }
 
 /// The same for chat completions with a model: the backend, and the model that it got.
