@@ -6,7 +6,9 @@ use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 /// The stages below read it: limits and logs by client, affinity. The proxy never takes it from the
 /// request itself, so a client can't choose its own.
 ///
-/// A host application that knows its users already sets it in a layer outside the proxy:
+/// A host application that knows its users already sets it in a layer outside the proxy. No
+/// credentials are required then, whatever [`require_auth`](crate::ConfigBuilder::require_auth)
+/// says, and the limits of the client with that name hold: see [`keys`](crate::keys).
 ///
 /// ```
 /// use axum::{Router, extract::Request, middleware::{self, Next}, response::Response};
@@ -25,7 +27,6 @@ use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 /// let config = Config::builder()
 ///     // …
 /// #   .backend(tower_openai_proxy::BackendConfig::new("llm", "http://10.0.0.5:8000/v1"))
-///     .require_auth(false)
 ///     .clients_authenticated(true)
 ///     .build()?;
 /// let app: Router = Router::new()

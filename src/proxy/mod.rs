@@ -112,6 +112,9 @@
 //!
 //! # Limits
 //!
+//! **By name**, requests a minute and requests in flight, which the configuration says: see
+//! [`keys`](crate::keys).
+//!
 //! **By user, streams included until their end**: a permit that an [observer](crate::observe) holds
 //! is released when the exchange ends, however it ends.
 //!

@@ -739,7 +739,7 @@ async fn a_tunnel_is_in_flight_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn no_key_or_hash_is_in_the_log() {
+async fn the_clients_name_is_in_the_log_and_no_key_or_hash_is() {
     let backend = answering().await;
     let backends = [entry("LLM1", backend.address, "")];
     let clients = [("alice", r#""paths":["/chat/completions"]"#)];
@@ -749,10 +749,15 @@ async fn no_key_or_hash_is_in_the_log() {
     proxy.ask("mallory").await;
     proxy.server.logged("status=401").await;
     let log = proxy.server.stop();
-    assert!(
-        !log.contains("sk-") && !log.contains(&keys::hash("sk-alice")[7..20]),
-        "{log}"
-    );
+    let digits = &keys::hash("sk-alice")["sha256:".len()..][..8];
+    assert!(!log.contains("sk-") && !log.contains(digits), "{log}");
+    for (status, is_known) in [(200, true), (403, true), (401, false)] {
+        let status = format!("status={status} ");
+        let mut lines = log.lines().filter(|line| line.contains(&status));
+        let line = lines.next().unwrap_or_else(|| panic!("{status}\n{log}"));
+        assert_eq!(line.contains(" key=alice"), is_known, "{line}");
+        assert!(lines.next().is_none(), "{log}");
+    }
 }
 
 // Reloads.
@@ -851,6 +856,34 @@ async fn who_spends_the_operators_key_unguarded_is_warned() {
     proxy.ask("alice").await;
     let log = proxy.server.logged("status=200").await;
     assert!(!log.contains(warning), "{log}");
+}
+
+#[test]
+fn a_keys_file_that_cannot_be_used_ends_the_start() {
+    let keys = TempFile::new(
+        "keys.json",
+        "{\"keys\":[\n{\"name\":\"alice\",\"hash\":\"sk-alice\"}]}",
+    );
+    let path = Value::from(keys.path.to_str());
+    let config = format!(
+        r#"{{"primary_backends":[{{"name":"a","url":"http://a.test"}}],"settings":{{"keys_file":{path}}}}}"#
+    );
+    let config = TempFile::new("config.json", &config);
+    for check in [&["--check"][..], &[]] {
+        let arguments = [&["--config", config.path.to_str().unwrap()], check].concat();
+        let output = run(&arguments, b"");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+        let message = String::from_utf8(output.stderr).unwrap();
+        let place = format!(
+            "{}: line 2, column 24: `keys[0].hash` must be",
+            keys.path.display()
+        );
+        assert!(
+            message.starts_with(&place) && !message.contains("sk-alice"),
+            "{message}"
+        );
+    }
 }
 
 // The command line.
