@@ -31,7 +31,7 @@ use axum::{
         State,
         ws::{Message, WebSocket, WebSocketUpgrade},
     },
-    http::{StatusCode, Uri},
+    http::{StatusCode, Uri, request::Parts},
     response::{
         Response,
         sse::{Event, Sse},
@@ -40,9 +40,12 @@ use axum::{
     serve::{Listener, ListenerExt},
 };
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{Stream, StreamExt};
-use tower_openai_proxy::{Config, OpenAiProxyLayer};
+use tower_openai_proxy::{
+    Config, OpenAiProxyLayer,
+    observe::{Exchange, Usage},
+};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -53,8 +56,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => Config::default(),
     };
 
+    // An observer must not block, so what it sees goes through a channel.
+    let (seen, answers) = mpsc::unbounded_channel();
+    tokio::spawn(report(answers));
+    let proxy = OpenAiProxyLayer::builder(config).observer(move |_: &Parts| {
+        let seen = seen.clone();
+        Some(move |exchange: &Exchange| {
+            let _ = seen.send(Answer::of(exchange));
+        })
+    });
+
     // Last, on the outermost router, so that it sees every request.
-    let app = app().layer(OpenAiProxyLayer::from_config(config));
+    let app = app().layer(proxy.build());
 
     // Each piece of a stream is sent at once.
     let listener = TcpListener::bind(address).await?.tap_io(|stream| {
@@ -63,6 +76,35 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).await?;
     Ok(())
+}
+
+/// What an answer cost, and how fast it began.
+struct Answer {
+    model: Option<String>,
+    tokens: Option<u64>,
+    first_token: Option<Duration>,
+}
+
+impl Answer {
+    fn of(exchange: &Exchange) -> Self {
+        Self {
+            model: exchange.request_model().map(str::to_owned),
+            tokens: exchange.usage().and_then(Usage::total_tokens),
+            first_token: exchange.time_to_first_token(),
+        }
+    }
+}
+
+/// Sums up the tokens of all answers.
+async fn report(mut answers: mpsc::UnboundedReceiver<Answer>) {
+    let mut sum = 0;
+    while let Some(answer) = answers.recv().await {
+        sum += answer.tokens.unwrap_or(0);
+        eprintln!(
+            "{:?}: first token after {:?}, {:?} tokens, {sum} so far",
+            answer.model, answer.first_token, answer.tokens
+        );
+    }
 }
 
 /// The app as it was before.

@@ -24,7 +24,7 @@ use crate::{
     endpoint::{self, Matched, Mount, PathMatch, PathPattern},
     forward::{self, Asked, Framing},
     json::{self, Scanner},
-    multipart,
+    multipart, observe,
     pattern::{ModelMap, ModelPattern},
     rope::{Replaced, RopeBuilder},
 };
@@ -52,6 +52,11 @@ pub fn is_object(chunks: &[&[u8]]) -> Option<bool> {
         scanner.feed(chunk).ok()?;
     }
     Some(scanner.finish().ok()?.is_object)
+}
+
+/// The usage object in an answer that arrives in these chunks.
+pub fn usage(chunks: &[&[u8]], is_stream: bool) -> Option<Vec<u8>> {
+    observe::fuzz(chunks, is_stream)
 }
 
 /// The spans of the `model` parts in a body that arrives in these chunks, or `None` where it is no

@@ -69,6 +69,7 @@
 //! | `native-tls` | yes | `https` backends, by the platform's TLS library |
 //! | `rustls` | | `https` backends, by rustls |
 //! | `http2` | | HTTP/2 to `https` backends that choose it, on as many connections as their limits require |
+//! | `decompress` | yes | usage in compressed answers that aren't streams: gzip, deflate, brotli, zstd |
 //!
 //! Without `native-tls` and `rustls` an `https` URL is a configuration error. If both are enabled,
 //! rustls is used, so you don't have to disable default features. It uses the cryptography of ring,

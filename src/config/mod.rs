@@ -73,6 +73,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….api_key_env` | none | see [`BackendConfig::api_key_env`] |
 /// | `….api_key_file` | none | see [`BackendConfig::api_key_file`] |
 /// | `….api_key_field` | `"authorization"` | see [`BackendConfig::api_key_field`] |
+/// | `….accept_encoding` | the client's | `"identity"`: answers aren't compressed, so that their usage can be read |
 /// | `….headers` | none | see [`BackendConfig::header`]; a secret is `{"env": "NAME"}` or `{"file": "PATH"}` |
 /// | `….ca_file` | none | see [`BackendConfig::ca_file`] |
 /// | `….client_cert`, `….client_key` | none | see [`BackendConfig::client_cert`] |

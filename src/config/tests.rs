@@ -629,14 +629,18 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
-             `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, \
+             `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
              `ca_file`, `client_cert`, `client_key`, `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
-             `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `headers`, \
+             `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
              `ca_file`, `client_cert`, `client_key`, `paths` and `websocket`",
+        ),
+        (
+            r#"{ "name": "b", "accept_encoding": »"gzip" }"#,
+            "`primary_backends[1].accept_encoding` must be `identity`",
         ),
         (
             r#"{ "name": "b", "name": »"c" }"#,
@@ -1024,4 +1028,14 @@ fn secrets_are_in_no_message_and_no_debug() {
         assert!(debug.contains("http://a/v1"), "{debug}");
         assert!(debug.contains("Sensitive"), "{debug}");
     }
+}
+
+#[test]
+fn the_coding_of_answers_is_a_field_of_requests() {
+    let with = |field: &str| {
+        let text = r#"{"primary_backends":[{"name":"a","url":"http://a.test",FIELD}]}"#;
+        text.replace("FIELD", field).parse::<Config>().unwrap()
+    };
+    let short = with(r#""accept_encoding":"identity""#);
+    assert_eq!(short, with(r#""headers":{"Accept-Encoding":"identity"}"#));
 }

@@ -880,3 +880,57 @@ proptest! {
         prop_assert_eq!(serde_accepts(body.as_bytes()), is_right, "{}", body);
     }
 }
+
+// The reader of the model.
+
+use super::ModelReader;
+
+fn read_model(chunks: &[&[u8]]) -> Option<String> {
+    let mut reader = ModelReader::default();
+    for chunk in chunks {
+        reader.feed(chunk);
+    }
+    reader.into_model()
+}
+
+#[test]
+fn the_top_level_model_is_read_wherever_the_chunks_are_cut() {
+    for (text, expected) in [
+        (r#"{"model":"gpt-4o","messages":[]}"#, Some("gpt-4o")),
+        (" \r\n{ \"model\" :\n\t\"gpt-4o\" }", Some("gpt-4o")),
+        (
+            r#"{"messages":[{"model":"no"}],"x":{"model":"no"},"model":"yes"}"#,
+            Some("yes"),
+        ),
+        (
+            r#"{"x":"{\"model\":\"no\"}","y":"\\","model":"yes"}"#,
+            Some("yes"),
+        ),
+        (
+            r#"{"x":"model","y":["model","no"],"models":"no","model":"yes"}"#,
+            Some("yes"),
+        ),
+        (r#"{"model":null,"model":"yes","model":"no"}"#, Some("yes")),
+        (r#"{"model":"a\"b\u00e9"}"#, Some("a\"bé")),
+        (r#"{"model":""}"#, Some("")),
+        (r#"{"model":"cut"#, None),
+        (r#"{"mod\u0065l":"escaped"}"#, None),
+        (r#"{"x":1}{"model":"no"}"#, None),
+        (r#"[{"model":"no"}]"#, None),
+        (r#""model":"no""#, None),
+        ("", None),
+    ] {
+        let expected = expected.map(str::to_owned);
+        let text = text.as_bytes();
+        for cut in 0..=text.len() {
+            let (first, rest) = text.split_at(cut);
+            assert_eq!(read_model(&[first, rest]), expected, "{cut}");
+        }
+        let bytes: Vec<_> = text.chunks(1).collect();
+        assert_eq!(read_model(&bytes), expected);
+    }
+    let long = format!(r#"{{"model":"{}"}}"#, "m".repeat(1000));
+    assert_eq!(read_model(&[long.as_bytes()]).unwrap().len(), 256);
+    let deep = format!("{{\"x\":{}", "[".repeat(1_000_000));
+    assert_eq!(read_model(&[deep.as_bytes()]), None);
+}

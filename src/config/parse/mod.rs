@@ -124,6 +124,10 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             "api_key_env" => backend = backend.api_key_env(field.string()?),
             "api_key_file" => backend = backend.api_key_file(folder.join(field.string()?)),
             "api_key_field" => backend = backend.api_key_field(field.string()?),
+            "accept_encoding" if field.string()? == "identity" => {
+                backend = backend.header("Accept-Encoding", "identity");
+            }
+            "accept_encoding" => return Err(field.error("must be `identity`")),
             "headers" => {
                 for (name, value) in field.members()? {
                     backend = header(backend, name, &value, folder)?;
@@ -139,7 +143,7 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             _ => {
                 return Err(field.unknown(
                     "`name`, `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, \
-                     `api_key_field`, `headers`, `ca_file`, `client_cert`, `client_key`, `paths` and \
+                     `api_key_field`, `accept_encoding`, `headers`, `ca_file`, `client_cert`, `client_key`, `paths` and \
                      `websocket`",
                 ));
             }

@@ -1,6 +1,8 @@
 //! Reads along in a response body, in place: nothing is kept of it but the usage object, and the
 //! names of its model and id.
 
+#[cfg(feature = "decompress")]
+mod encoded;
 mod finder;
 pub(super) mod object;
 mod stream;
@@ -24,6 +26,9 @@ pub(super) enum Tap {
     None(Missing),
     Stream(Box<Stream>),
     Whole(Box<Whole>),
+    /// To be decoded at the end.
+    #[cfg(feature = "decompress")]
+    Encoded(Box<encoded::Encoded>),
 }
 
 /// Why no usage is known so far.
@@ -54,6 +59,10 @@ impl Tap {
             return Self::None(Missing::NotApplicable);
         }
         if is_encoded(headers) {
+            #[cfg(feature = "decompress")]
+            if !is_stream && let Some(encoded) = encoded::Encoded::of(headers) {
+                return Self::Encoded(Box::new(encoded));
+            }
             return Self::None(Missing::Encoded);
         }
         if is_stream {
@@ -73,13 +82,26 @@ impl Tap {
                 whole.feed(chunk);
                 false
             }
+            #[cfg(feature = "decompress")]
+            Self::Encoded(encoded) => {
+                encoded.feed(chunk);
+                false
+            }
         }
     }
 
     /// The whole body has passed.
     pub(super) fn end(&mut self) {
-        if let Self::Stream(stream) = self {
-            stream.end();
+        match self {
+            Self::Stream(stream) => stream.end(),
+            #[cfg(feature = "decompress")]
+            Self::Encoded(encoded) => {
+                *self = match encoded.decode() {
+                    Some(whole) => Self::Whole(Box::new(whole)),
+                    None => Self::None(Missing::Encoded),
+                };
+            }
+            Self::None(_) | Self::Whole(_) => {}
         }
     }
 
@@ -104,6 +126,14 @@ impl Tap {
             }
             Self::Stream(stream) => stream.take_found(),
             Self::Whole(whole) => whole.take_found(),
+            // It was cut off.
+            #[cfg(feature = "decompress")]
+            Self::Encoded(_) => {
+                return Seen {
+                    usage: Err(Missing::Encoded),
+                    names: Names::default(),
+                };
+            }
         };
         let usage = match found {
             Some(found) => found.usage.ok_or(Missing::TooLarge),
@@ -120,4 +150,20 @@ pub(super) fn is_event_stream(content_type: &HeaderValue) -> bool {
 
 fn is_plain_json(content_type: &HeaderValue) -> bool {
     essence(content_type.as_bytes()).eq_ignore_ascii_case(b"application/json")
+}
+
+/// The usage object in an answer that arrives in these chunks.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(chunks: &[&[u8]], is_stream: bool) -> Option<Vec<u8>> {
+    let mut tap = if is_stream {
+        Tap::Stream(Box::new(Stream::new()))
+    } else {
+        Tap::Whole(Box::new(Whole::new(None)))
+    };
+    for chunk in chunks {
+        tap.feed(&Bytes::copy_from_slice(chunk));
+    }
+    tap.end();
+    let usage = tap.take().usage.ok()?;
+    Some(usage.as_bytes().to_vec())
 }
