@@ -30,6 +30,7 @@ mod tests;
 use std::{
     fmt,
     hash::{Hash, Hasher},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -40,7 +41,10 @@ use std::{
 use http::{HeaderValue, Method, Uri};
 use tokio::time::Instant;
 
-pub(crate) use self::{in_flight::InFlight, origin::Origin};
+pub(crate) use self::{
+    in_flight::InFlight,
+    origin::{Origin, Route},
+};
 use crate::{
     config::{BackendSettings, BaseUrl, Config, OwnField},
     endpoint::{self, PathPattern},
@@ -60,6 +64,8 @@ struct Inner {
     name: Box<str>,
     url: BaseUrl,
     origin: Origin,
+    /// Where that of WebSockets is another one.
+    upgrade_origin: Option<Origin>,
     model: Option<Arc<str>>,
     models: Option<ModelMap>,
     timeouts: Timeouts,
@@ -149,9 +155,11 @@ impl Backend {
         let url = backend.url.as_ref()?;
         let settings = &config.settings;
         let response_head = backend.timeout.unwrap_or(settings.timeout);
+        let origin = shared(Origin::new(url, backend));
         Some(Self(Arc::new(Inner {
             name: backend.name.clone(),
-            origin: shared(Origin::new(url.origin().clone(), backend.tls.clone())),
+            upgrade_origin: origin.for_upgrades(),
+            origin,
             url: url.clone(),
             model: backend.model.as_deref().map(Into::into),
             models: backend.models.clone(),
@@ -186,9 +194,15 @@ impl Backend {
         self.0.model.as_deref()
     }
 
-    /// The base URL as configured. Its query may hold a key.
+    /// The base URL as configured; at a [`socket`](Self::socket), that of `http://localhost`. Its query
+    /// may hold a key.
     pub fn url(&self) -> &Uri {
         self.0.url.uri()
+    }
+
+    /// The Unix socket at which it is reached, if it has one.
+    pub fn socket(&self) -> Option<&Path> {
+        self.0.url.socket().map(|socket| &**socket)
     }
 
     /// Its timeouts.
@@ -255,6 +269,11 @@ impl Backend {
 
     pub(crate) fn origin(&self) -> &Origin {
         &self.0.origin
+    }
+
+    /// Where connections for WebSockets go.
+    pub(crate) fn upgrade_origin(&self) -> &Origin {
+        self.0.upgrade_origin.as_ref().unwrap_or(&self.0.origin)
     }
 
     pub(crate) fn host(&self) -> &HeaderValue {

@@ -34,6 +34,8 @@ pub struct ConfigBuilder {
     pub(super) settings: Settings,
     pub(super) clients: Vec<ClientConfig>,
     pub(super) keys_file: Option<PathBuf>,
+    /// Whether the environment's proxies count.
+    pub(super) env_proxies: bool,
 }
 
 impl ConfigBuilder {
@@ -208,6 +210,7 @@ pub struct BackendConfig {
     pub(super) ca_file: Option<PathBuf>,
     pub(super) client_cert: Option<PathBuf>,
     pub(super) client_key: Option<PathBuf>,
+    pub(super) proxy: Option<String>,
     pub(super) paths: Option<Vec<String>>,
     pub(super) websocket: bool,
 }
@@ -238,6 +241,9 @@ impl BackendConfig {
     /// `http` or (with one of the cargo features `native-tls` and `rustls`) `https`, without user
     /// name, password and fragment. Its query, such as Azure's `?api-version=…`, is kept. An empty
     /// URL makes the backend a placeholder, which is skipped.
+    ///
+    /// `unix:/path/to.sock:/v1` is the base path `/v1` at a Unix socket, which must be absolute;
+    /// without `:/v1` the base path is empty. Requests have `Host: localhost`.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -251,6 +257,7 @@ impl BackendConfig {
             ca_file: None,
             client_cert: None,
             client_key: None,
+            proxy: None,
             paths: None,
             websocket: true,
         }
@@ -425,6 +432,20 @@ impl BackendConfig {
         self
     }
 
+    /// Connects to the backend through an HTTP proxy, `http://host:port` or
+    /// `http://user:password@host:port` (percent-encoded). An empty text connects directly, whatever
+    /// the environment says. Default: directly, or what
+    /// [`Config::with_env_proxies`](super::Config::with_env_proxies) finds.
+    ///
+    /// To `https` backends, and for WebSockets, the proxy is asked for a tunnel (`CONNECT`); requests
+    /// to `http` backends are sent to it in absolute form (RFC 9112, section 3.2.2). Unix sockets are
+    /// never proxied. It is for [`Forward`](crate::Forward); a client of your own has settings of its
+    /// own.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = Some(url.into());
+        self
+    }
+
     /// Serves only paths that match one of these patterns, at least one: `/responses` (exactly
     /// this), `/responses/*` (everything below it), `*` (everything). Paths start below the base
     /// URL; a `*` may only stand at the end, and matches slashes, too.
@@ -446,6 +467,7 @@ impl BackendConfig {
 impl fmt::Debug for BackendConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let api_key = self.api_key.as_ref().map(|_| format_args!("Sensitive"));
+        let proxy = self.proxy.as_ref().map(|_| format_args!("Sensitive"));
         let headers: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
         f.debug_struct("BackendConfig")
             .field("name", &self.name)
@@ -459,6 +481,7 @@ impl fmt::Debug for BackendConfig {
             .field("ca_file", &self.ca_file)
             .field("client_cert", &self.client_cert)
             .field("client_key", &self.client_key)
+            .field("proxy", &proxy)
             .field("paths", &self.paths)
             .field("websocket", &self.websocket)
             .finish()

@@ -24,6 +24,7 @@ mod client;
 mod error;
 mod fields;
 mod parse;
+mod proxy;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -44,7 +45,11 @@ pub use self::{
     error::ConfigError,
     warning::ConfigWarning,
 };
-pub(crate) use self::{client::ClientSettings, url::BaseUrl};
+pub(crate) use self::{
+    client::ClientSettings,
+    proxy::{Proxy, Via},
+    url::BaseUrl,
+};
 use crate::{
     endpoint::PathPattern, header::is_credential, pattern::ModelMap, secret::FieldValue,
     tls::Client,
@@ -77,6 +82,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….headers` | none | see [`BackendConfig::header`]; a secret is `{"env": "NAME"}` or `{"file": "PATH"}` |
 /// | `….ca_file` | none | see [`BackendConfig::ca_file`] |
 /// | `….client_cert`, `….client_key` | none | see [`BackendConfig::client_cert`] |
+/// | `….proxy` | none | see [`BackendConfig::proxy`] |
 /// | `….paths` | none | see [`BackendConfig::paths`] |
 /// | `….websocket` | `true` | see [`BackendConfig::websocket`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
@@ -157,6 +163,34 @@ impl Config {
         self.clients.iter().any(|client| client.key.is_some())
     }
 
+    /// Sends connections to backends without a [`proxy`](BackendConfig::proxy) through those of the
+    /// environment: `HTTPS_PROXY` and `HTTP_PROXY` by the scheme of the backend's URL, unless
+    /// `NO_PROXY` excepts its host. Default: nobody asks the environment.
+    ///
+    /// The names may be in lower case, too, which comes first. `NO_PROXY` is a list, separated by
+    /// commas or blanks, of names (`a.test` and `.a.test` are that name and all below it), addresses
+    /// and networks (`10.0.0.0/8`), each with or without a port, or `*` for all. Loopback addresses,
+    /// `localhost` and Unix sockets are never proxied. Configurations made of this one by
+    /// [`to_builder`](Self::to_builder) ask the environment again.
+    ///
+    /// ```
+    /// # use tower_openai_proxy::{BackendConfig, Config};
+    /// let config = Config::builder()
+    ///     .backend(BackendConfig::new("local", "http://127.0.0.1:11434/v1"))
+    ///     .build()?
+    ///     .with_env_proxies()?;
+    /// # Ok::<(), tower_openai_proxy::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A variable that is needed isn't the URL of an HTTP proxy; the message names it.
+    pub fn with_env_proxies(mut self) -> Result<Self, ConfigError> {
+        proxy::apply(&mut self.backends, &|name| std::env::var_os(name))?;
+        self.source.env_proxies = true;
+        Ok(self)
+    }
+
     /// Settings that could send credentials to unintended hosts, let others use a key, or make every
     /// request fail; at most one warning of each kind.
     /// [`OpenAiProxyLayer`](crate::OpenAiProxyLayer) logs them when it is made and at each reload.
@@ -194,6 +228,7 @@ impl Default for Config {
             own_fields: [].into(),
             has_key: false,
             tls: None,
+            via: Via::Unset,
             paths: None,
             websocket: true,
         };
@@ -244,6 +279,7 @@ pub(crate) struct BackendSettings {
     pub(crate) has_key: bool,
     /// What TLS to it uses in place of the defaults.
     pub(crate) tls: Option<Arc<Client>>,
+    pub(crate) via: Via,
     /// The paths that it serves; at least one.
     pub(crate) paths: Option<Box<[PathPattern]>>,
     pub(crate) websocket: bool,

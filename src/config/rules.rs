@@ -6,6 +6,7 @@ use super::{
     BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, Settings,
     builder::Models,
     client::Clients,
+    proxy,
     url::{BaseUrl, OPENAI_URL},
 };
 use crate::{
@@ -66,6 +67,9 @@ impl ConfigBuilder {
             let problem = format!("must have at least one backend with a URL, such as {example}");
             return Err(ConfigError::in_field("primary_backends", problem));
         }
+        if self.env_proxies {
+            proxy::apply(&mut backends, environment)?;
+        }
         let settings = self.settings.validate()?;
         let clients = Clients::validate(self.clients, self.keys_file.as_deref(), &backends)?;
         Ok(Config {
@@ -99,6 +103,7 @@ impl BackendConfig {
         let models = models.map(|models| models.validate(&field("models")));
         let timeout = self.timeout.map(|time| positive(time, field("timeout")));
         let tls = self.tls(path)?;
+        let via = self.via(path)?;
         let (own_fields, has_key) = self.own_fields(path, environment)?;
         let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
         Ok(BackendSettings {
@@ -110,6 +115,7 @@ impl BackendConfig {
             own_fields,
             has_key,
             tls,
+            via,
             paths: paths.transpose()?,
             websocket: self.websocket,
         })

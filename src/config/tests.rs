@@ -320,7 +320,6 @@ fn urls_that_are_not() {
         ("//a/v1", ABSOLUTE),
         ("*", ABSOLUTE),
         ("ftp://a", ABSOLUTE),
-        ("unix:/run/a.sock", ABSOLUTE),
         ("http:a", ABSOLUTE),
         ("http:/a", ABSOLUTE),
         ("http://", ABSOLUTE),
@@ -348,6 +347,51 @@ fn urls_that_are_not() {
     ] {
         let message = format!("`primary_backends[1].url` {problem}");
         assert_bad(&with_url(url), &message);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn urls_of_unix_sockets() {
+    for (text, socket, path, query) in [
+        ("unix:/run/a.sock", "/run/a.sock", "", None),
+        ("unix:/run/a.sock:", "/run/a.sock", "", None),
+        ("unix:/run/a.sock:/", "/run/a.sock", "", None),
+        ("unix:/run/a.sock:/v1/", "/run/a.sock", "/v1", None),
+        (
+            "UNIX:/run/my llm.sock:/v1?k=:",
+            "/run/my llm.sock",
+            "/v1",
+            Some("k=:"),
+        ),
+    ] {
+        let config = good(&with_url(text));
+        let url = config.backends[1].url.as_ref().unwrap();
+        assert_eq!(url.socket().unwrap().to_str(), Some(socket), "{text}");
+        assert_eq!((url.path(), url.query()), (path, query), "{text}");
+        assert_eq!(url.origin(), "http://localhost/");
+        assert_eq!(url.authority(), "localhost");
+        assert!(url.is_loopback() && !url.is_https());
+    }
+    const MUST: &str = "must be unix:/path/to.sock:/v1, with the absolute path of a socket, and the base path after it";
+    let long = format!("unix:/{}", "x".repeat(200));
+    for (url, problem) in [
+        ("unix:", MUST),
+        ("unix:run/a.sock", MUST),
+        ("unix::/v1", MUST),
+        ("unix:/run/a.sock:v1", MUST),
+        ("unix:/run/a.sock:8080/v1", MUST),
+        ("unix:/run/a\\u0000.sock", MUST),
+        (
+            "unix:/run/a.sock:/v1#x",
+            "must be without a fragment (`#…`)",
+        ),
+        (&long, "must be a socket with a shorter path"),
+    ] {
+        assert_bad(
+            &with_url(url),
+            &format!("`primary_backends[1].url` {problem}"),
+        );
     }
 }
 
@@ -630,13 +674,13 @@ fn backends_that_are_not_allowed() {
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
              `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
-             `ca_file`, `client_cert`, `client_key`, `paths` and `websocket`",
+             `ca_file`, `client_cert`, `client_key`, `proxy`, `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
              `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
-             `ca_file`, `client_cert`, `client_key`, `paths` and `websocket`",
+             `ca_file`, `client_cert`, `client_key`, `proxy`, `paths` and `websocket`",
         ),
         (
             r#"{ "name": "b", "accept_encoding": »"gzip" }"#,

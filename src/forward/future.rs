@@ -107,7 +107,7 @@ impl State {
     #[inline(always)]
     fn start(mut outgoing: Outgoing) -> Self {
         let versions = outgoing.target.versions();
-        while let Some(open) = (outgoing.pool).take(outgoing.target.backend.origin(), versions) {
+        while let Some(open) = (outgoing.pool).take(outgoing.target.origin(), versions) {
             match Exchange::start(outgoing, open) {
                 Ok((exchange, rest)) => return Self::sent(exchange, rest),
                 // By now the pool knows that as well.
@@ -118,7 +118,7 @@ impl State {
         let backend = &outgoing.target.backend;
         let period = backend.timeouts().connect;
         let connector = outgoing.pool.connector();
-        match connector.connect(backend.origin(), versions, period) {
+        match connector.connect(outgoing.target.origin(), versions, period) {
             Ok(connecting) => {
                 outgoing.body.note_connecting(true);
                 Self::Connecting(Box::new(Waiting {
@@ -134,7 +134,7 @@ impl State {
     fn connected(outgoing: Outgoing, connected: Connected) -> Self {
         let backend = outgoing.target.backend.clone();
         let closed = || Error::new(Kind::ClosedBeforeHead).with_backend(&backend);
-        let Some(open) = outgoing.pool.admit(backend.origin(), connected) else {
+        let Some(open) = outgoing.pool.admit(outgoing.target.origin(), connected) else {
             return Self::Failed(closed());
         };
         match Exchange::start(outgoing, open) {

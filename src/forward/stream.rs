@@ -9,6 +9,8 @@ use std::{
 };
 
 use socket2::SockRef;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -25,12 +27,19 @@ pub(crate) struct Stream {
 
 enum Transport {
     Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
     Tls(Box<tls::TlsStream>),
 }
 
 impl Stream {
     pub(super) fn tcp(tcp: TcpStream) -> Self {
         Self::new(Transport::Tcp(tcp))
+    }
+
+    #[cfg(unix)]
+    pub(super) fn unix(unix: UnixStream) -> Self {
+        Self::new(Transport::Unix(unix))
     }
 
     pub(super) fn tls(tls: tls::TlsStream) -> Self {
@@ -50,13 +59,15 @@ impl Stream {
 
     /// Makes the end of the connection a reset.
     pub(super) fn reset_at_end(&self) {
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+        let _ = self.socket().set_linger(Some(Duration::ZERO));
     }
 
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> SockRef<'_> {
         match &self.transport {
-            Transport::Tcp(tcp) => tcp,
-            Transport::Tls(tls) => tls::tcp(tls),
+            Transport::Tcp(tcp) => SockRef::from(tcp),
+            #[cfg(unix)]
+            Transport::Unix(unix) => SockRef::from(unix),
+            Transport::Tls(tls) => SockRef::from(tls::tcp(tls)),
         }
     }
 
@@ -76,7 +87,7 @@ impl Stream {
 
     /// The same, as far as the socket knows.
     pub(super) fn is_socket_idle(&self) -> bool {
-        let peeked = SockRef::from(self.socket()).peek(&mut [MaybeUninit::uninit()]);
+        let peeked = self.socket().peek(&mut [MaybeUninit::uninit()]);
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
@@ -86,6 +97,8 @@ macro_rules! delegate {
     ($self:ident, $method:ident, $($argument:expr),*) => {
         match &mut $self.get_mut().transport {
             Transport::Tcp(tcp) => Pin::new(tcp).$method($($argument),*),
+            #[cfg(unix)]
+            Transport::Unix(unix) => Pin::new(unix).$method($($argument),*),
             Transport::Tls(tls) => Pin::new(tls).$method($($argument),*),
         }
     };
@@ -99,6 +112,8 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().transport {
             Transport::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            #[cfg(unix)]
+            Transport::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
             Transport::Tls(tls) => {
                 let room = buffer.remaining();
                 ready!(Pin::new(&mut *tls).poll_read(cx, buffer))?;
@@ -120,7 +135,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         // A write of nothing tells whether the connection was reset, if TLS doesn't swallow it.
         if bytes.is_empty() {
-            return match self.socket().try_write(bytes) {
+            return match self.socket().send(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(0)),
                 written => Poll::Ready(written),
             };
@@ -137,7 +152,7 @@ impl AsyncWrite for Stream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        matches!(self.transport, Transport::Tcp(_))
+        !matches!(self.transport, Transport::Tls(_))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -25,6 +25,7 @@ mod own_fields;
 mod pings;
 mod requests;
 mod responses;
+mod routes;
 mod secrets;
 mod server;
 mod server_edges;

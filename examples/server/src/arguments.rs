@@ -50,6 +50,9 @@ Environment:
   NOTIFY_SOCKET       where the service manager is told of the start, reloads and the end
   SSL_CERT_FILE, SSL_CERT_DIR
                       certificate authorities for backends, in place of the system's
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+                      HTTP proxies to backends without a `proxy` of their own, and the
+                      hosts that are reached directly; in lower case, too
 
 With --demo, some models return errors: demo-401, demo-404, demo-429, demo-500,
 demo-break (a truncated response), demo-silent (a stalled one).";

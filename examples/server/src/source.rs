@@ -37,6 +37,7 @@ impl Source {
             }
             None => Config::default(),
         };
+        let config = config.with_env_proxies()?;
         let tls = self.tls.as_ref().map(Files::load).transpose()?;
         self.redirect(Loaded { config, tls })
     }
@@ -48,7 +49,7 @@ impl Source {
                 if backend.is_placeholder() {
                     backend
                 } else {
-                    backend.url(url)
+                    backend.url(url).proxy("")
                 }
             };
             loaded.config = loaded.config.to_builder().map_backends(redirect).build()?;

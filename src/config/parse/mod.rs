@@ -136,6 +136,7 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             "ca_file" => backend = backend.ca_file(folder.join(field.string()?)),
             "client_cert" => backend = backend.client_cert(folder.join(field.string()?)),
             "client_key" => backend = backend.client_key(folder.join(field.string()?)),
+            "proxy" => backend = backend.proxy(field.string()?),
             "paths" => {
                 backend = backend.paths(field.strings(allowed::PATHS)?);
             }
@@ -143,7 +144,7 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             _ => {
                 return Err(field.unknown(
                     "`name`, `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, \
-                     `api_key_field`, `accept_encoding`, `headers`, `ca_file`, `client_cert`, `client_key`, `paths` and \
+                     `api_key_field`, `accept_encoding`, `headers`, `ca_file`, `client_cert`, `client_key`, `proxy`, `paths` and \
                      `websocket`",
                 ));
             }

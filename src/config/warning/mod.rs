@@ -1,7 +1,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use super::{BackendSettings, Config, url::BaseUrl};
 
@@ -127,21 +127,12 @@ enum Host {
 
 impl Host {
     fn of(url: &BaseUrl) -> Self {
+        if url.is_loopback() {
+            return Self::Loopback;
+        }
         let host = url.host().to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
-        let address = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        let is_loopback = match address.unwrap_or(host).parse::<IpAddr>() {
-            Ok(address) => address.to_canonical().is_loopback(),
-            // RFC 6761, section 6.3.
-            Err(_) => host == "localhost" || host.ends_with(".localhost"),
-        };
-        if is_loopback {
-            Self::Loopback
-        } else {
-            Self::Other(host.to_owned())
-        }
+        Self::Other(host.to_owned())
     }
 }
 

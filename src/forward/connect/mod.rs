@@ -1,9 +1,12 @@
 //! Makes connections to backends and classifies the errors: names and TCP are hyper-util's work, TLS
 //! that of [`tls`].
 
+mod tunnel;
+
 use std::{
     error::Error as StdError,
     io,
+    path::Path,
     pin::Pin,
     sync::OnceLock,
     task::{Context, Poll, ready},
@@ -21,7 +24,7 @@ use super::{
     tcp::{self, DnsError, Resolver, Tcp},
 };
 use crate::{
-    backend::Origin,
+    backend::{Origin, Route},
     error::{BoxError, Error, Kind},
     tls,
 };
@@ -80,26 +83,57 @@ impl Connector {
     ) -> Result<Connecting, Error> {
         let mut tcp = self.tcp.clone();
         tcp.set_connect_timeout(Some(period));
-        let uri = origin.uri().clone();
-        let attempt = if origin.is_https() {
-            let tls = self.tls(origin)?;
-            let tls = tls.connector(versions == Versions::Http1).clone();
-            let host = origin.host().to_owned();
-            let future = Box::pin(async move {
-                let tcp = tcp.call(uri).await?.into_inner();
-                Connected::over(tls::connect(tls, &host, tcp).await?).await
-            });
-            Attempt::Tls { future }
-        } else {
-            // It is ready from the start, as its resolver always is.
-            Attempt::Tcp {
-                future: tcp.call(uri),
+        // The connector is ready from the start, as its resolver always is.
+        let attempt = match origin.route() {
+            Route::Direct if !origin.is_https() => Attempt::Tcp {
+                future: tcp.call(origin.uri().clone()),
+            },
+            _ => {
+                let tls = origin.is_https().then(|| self.tls(origin)).transpose()?;
+                let tls = tls.map(|tls| tls.connector(versions == Versions::Http1).clone());
+                let future = Box::pin(connect(origin.clone(), tcp, tls));
+                Attempt::Steps { future }
             }
         };
         Ok(Connecting {
             attempt: timeout(period, attempt),
         })
     }
+}
+
+/// Connects in more than one step, or to a Unix socket.
+async fn connect(
+    origin: Origin,
+    mut tcp: Tcp,
+    tls: Option<tls::Connector>,
+) -> Result<Connected, BoxError> {
+    let tcp = match origin.route() {
+        Route::Direct => tcp.call(origin.uri().clone()).await?.into_inner(),
+        Route::Unix(path) => return connect_unix(path).await,
+        Route::Proxy(proxy) => tcp.call(proxy.uri().clone()).await?.into_inner(),
+        Route::Tunnel(proxy) => {
+            let mut tcp = tcp.call(proxy.uri().clone()).await?.into_inner();
+            let authority = format!("{}:{}", origin.host(), origin.port());
+            tunnel::open(&mut tcp, &authority, proxy.authorization()).await?;
+            tcp
+        }
+    };
+    match tls {
+        Some(tls) => Connected::over(tls::connect(tls, origin.host(), tcp).await?).await,
+        None => Ok(Connected::Http1(Stream::tcp(tcp))),
+    }
+}
+
+#[cfg(unix)]
+async fn connect_unix(path: &Path) -> Result<Connected, BoxError> {
+    let unix = tokio::net::UnixStream::connect(path).await?;
+    Ok(Connected::Http1(Stream::unix(unix)))
+}
+
+/// No configuration has such a URL.
+#[cfg(not(unix))]
+async fn connect_unix(_: &Path) -> Result<Connected, BoxError> {
+    Err(io::Error::from(io::ErrorKind::Unsupported).into())
 }
 
 /// A new connection, by the version of HTTP that it speaks.
@@ -130,7 +164,7 @@ pin_project! {
     #[project = AttemptProj]
     enum Attempt {
         Tcp { #[pin] future: <Tcp as Service<Uri>>::Future },
-        Tls { future: Pin<Box<dyn Future<Output = Result<Connected, BoxError>> + Send>> },
+        Steps { future: Pin<Box<dyn Future<Output = Result<Connected, BoxError>> + Send>> },
     }
 }
 
@@ -143,7 +177,7 @@ impl Future for Attempt {
                 let tcp = ready!(future.poll(cx)).map_err(BoxError::from)?;
                 Ok(Connected::Http1(Stream::tcp(tcp.into_inner())))
             }
-            AttemptProj::Tls { future } => ready!(future.as_mut().poll(cx)),
+            AttemptProj::Steps { future } => ready!(future.as_mut().poll(cx)),
         })
     }
 }

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     body::RequestBody,
+    config::Proxy,
     error::{BoxError, Error, Kind},
 };
 
@@ -285,7 +286,7 @@ impl Exchange {
         match self.protocol {
             Protocol::Http1(exchange) if self.is_poolable => {
                 if let Some(stream) = exchange.into_reusable() {
-                    self.pool.put(self.target.backend.origin(), stream);
+                    self.pool.put(self.target.origin(), stream);
                 }
             }
             _ => {}
@@ -295,8 +296,18 @@ impl Exchange {
 
 /// Encodes a head straight from the client's fields.
 pub(super) fn encode_head(outbound: &Outbound<'_>) -> Vec<u8> {
-    let mut head = HeadEncoder::new(outbound.method(), |target| outbound.write_target(target));
+    let proxy = outbound.forward_proxy();
+    let mut head = HeadEncoder::new(outbound.method(), |target| {
+        if proxy.is_some() {
+            target.extend_from_slice(b"http://");
+            target.extend_from_slice(outbound.host().as_bytes());
+        }
+        outbound.write_target(target);
+    });
     head.field(&HOST, outbound.host());
+    if let Some(authorization) = proxy.and_then(Proxy::authorization) {
+        head.field(&PROXY_AUTHORIZATION, authorization);
+    }
     outbound.for_each_field(|field| match field {
         Field::Plain(name, value) => head.field(name, value),
         Field::Cookie(crumbs) => head.cookie(crumbs),
@@ -314,6 +325,7 @@ pub(crate) fn fuzz_head(request: Request<()>, size: &SizeHint) -> Result<Vec<u8>
 }
 
 static HOST: header::HeaderName = header::HOST;
+static PROXY_AUTHORIZATION: header::HeaderName = header::PROXY_AUTHORIZATION;
 
 fn http2_head(outbound: &Outbound<'_>) -> Result<Request<()>, http::Error> {
     let mut request = Request::new(());

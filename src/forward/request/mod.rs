@@ -18,7 +18,8 @@ use super::{
     message::{Asked, Framing},
 };
 use crate::{
-    backend::Backend,
+    backend::{Backend, Origin},
+    config::Proxy,
     endpoint::Matched,
     error::{Error, Kind},
     header::{
@@ -77,6 +78,15 @@ impl Target {
             Versions::Http1
         } else {
             Versions::Any
+        }
+    }
+
+    /// Where its connection goes.
+    pub(super) fn origin(&self) -> &Origin {
+        if self.is_upgrade() {
+            self.backend.upgrade_origin()
+        } else {
+            self.backend.origin()
         }
     }
 
@@ -155,6 +165,11 @@ impl<'a> Outbound<'a> {
 
     pub(super) fn host(&self) -> &'a HeaderValue {
         self.target.backend.host()
+    }
+
+    /// The proxy that gets the request in absolute form.
+    pub(super) fn forward_proxy(&self) -> Option<&'a Proxy> {
+        self.target.origin().forward_proxy()
     }
 
     /// Writes the request target in origin form (RFC 9112, section 3.2.1): the base URL's path, the
