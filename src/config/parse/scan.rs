@@ -67,7 +67,7 @@ pub(super) fn offset(text: &str, error: &serde_json::Error) -> usize {
 
 fn scan(json: &str, wanted: Wanted<'_>) -> Option<serde_json::Error> {
     let document = Scan {
-        path: String::new(),
+        path: Path::Document,
         duplicate: false,
         wanted,
     };
@@ -81,9 +81,27 @@ enum Wanted<'a> {
     Path(&'a str),
 }
 
+/// Where a value stands. Most are never written out.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Document,
+    Member(&'a Path<'a>, &'a str),
+    Item(&'a Path<'a>, usize),
+}
+
+impl Path<'_> {
+    fn text(&self) -> String {
+        match *self {
+            Self::Document => String::new(),
+            Self::Member(object, name) => member(&object.text(), name),
+            Self::Item(list, index) => item(&list.text(), index),
+        }
+    }
+}
+
 /// The value about to be parsed.
 struct Scan<'a> {
-    path: String,
+    path: Path<'a>,
     /// Whether its object has a field of this name already.
     duplicate: bool,
     wanted: Wanted<'a>,
@@ -95,10 +113,10 @@ impl<'de> DeserializeSeed<'de> for Scan<'_> {
     fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<(), D::Error> {
         let found = match self.wanted {
             Wanted::Duplicate => self.duplicate,
-            Wanted::Path(path) => self.path == path,
+            Wanted::Path(path) => self.path.text() == path,
         };
         if found {
-            return Err(D::Error::custom(self.path));
+            return Err(D::Error::custom(self.path.text()));
         }
         value.deserialize_any(self)
     }
@@ -115,17 +133,18 @@ impl<'de> Visitor<'de> for Scan<'_> {
         let mut names = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             map.next_value_seed(Scan {
-                path: member(&self.path, &name),
-                duplicate: !names.insert(name),
+                path: Path::Member(&self.path, &name),
+                duplicate: names.contains(&name),
                 wanted: self.wanted,
             })?;
+            names.insert(name);
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let items = (0..).map(|index| Scan {
-            path: item(&self.path, index),
+            path: Path::Item(&self.path, index),
             duplicate: false,
             wanted: self.wanted,
         });
