@@ -108,6 +108,7 @@ pub(crate) enum Kind {
     UpgradeUnavailable,
     Overloaded,
     TooManyRequests,
+    AllFull,
     OutOfMemory,
     BodyTooLarge,
     BodyTruncated,
@@ -169,6 +170,7 @@ impl Kind {
             Kind::Overloaded | Kind::OutOfMemory | Kind::Draining => {
                 (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable")
             }
+            Kind::AllFull => (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached"),
             Kind::Refused => (StatusCode::BAD_GATEWAY, "connection_refused"),
             Kind::Dns => (StatusCode::BAD_GATEWAY, "dns_error"),
             Kind::TlsCertificate => (StatusCode::BAD_GATEWAY, "tls_certificate_error"),
@@ -224,6 +226,7 @@ impl Kind {
                 "This server doesn't let the proxy switch protocols; send the request by plain HTTP."
             }
             Kind::Overloaded => "The proxy is overloaded; try again later.",
+            Kind::AllFull => "Every backend for this request is busy; try again in a moment.",
             Kind::TooManyRequests => "Rate limit exceeded; try again later.",
             Kind::OutOfMemory => {
                 "Too many request bodies are being buffered; try again in a moment."

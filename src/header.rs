@@ -1,6 +1,9 @@
 //! Header fields: names, and which of them concern one connection only (RFC 9110, section 7.6.1).
 
-use std::cmp::Ordering;
+use std::{
+    cmp::Ordering,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
@@ -251,6 +254,26 @@ pub(crate) fn accepts_trailers(te: &HeaderValue) -> bool {
     })
 }
 
+/// When a response says that its server takes requests again: `retry-after-ms`, as OpenAI's SDKs read
+/// it, else `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a date.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let number = |text: &str| text.parse().ok();
+    let millis = text(RETRY_AFTER_MS).and_then(number);
+    if let Some(wait) = millis.and_then(|ms: f64| Duration::try_from_secs_f64(ms / 1e3).ok()) {
+        return Some(wait);
+    }
+    let text = text(header::RETRY_AFTER)?;
+    match number(text) {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            date.duration_since(SystemTime::now()).ok()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,6 +320,36 @@ mod tests {
                 expected,
                 "{te}"
             );
+        }
+    }
+
+    #[test]
+    fn retry_after_is_in_milliseconds_seconds_or_a_date() {
+        let in_10_s = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(10));
+        for (fields, expected) in [
+            (&[("retry-after", "7")][..], 7000..=7000),
+            (&[("retry-after", "1.5")], 1500..=1500),
+            (
+                &[("retry-after-ms", "250"), ("retry-after", "7")],
+                250..=250,
+            ),
+            (
+                &[("retry-after-ms", "x"), ("retry-after", "7")],
+                7000..=7000,
+            ),
+            (&[("retry-after", &in_10_s)], 8000..=10_000),
+        ] {
+            let fields = fields.iter().map(|(name, value)| {
+                let name: HeaderName = name.parse().unwrap();
+                (name, HeaderValue::from_str(value).unwrap())
+            });
+            let wait = retry_after(&fields.collect()).unwrap();
+            assert!(expected.contains(&wait.as_millis()), "{wait:?}");
+        }
+        for value in ["", "-1", "soon", "1e300", "Fri, 01 Jan 2021 00:00:00 GMT"] {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", HeaderValue::from_static(value));
+            assert_eq!(retry_after(&headers), None, "{value}");
         }
     }
 }

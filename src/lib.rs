@@ -78,6 +78,7 @@
 //! honor these variables everywhere.)
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod affinity;
 pub mod auth;
 pub mod backend;
 pub mod body;

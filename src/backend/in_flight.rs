@@ -1,6 +1,6 @@
-//! How many requests a backend is busy with.
+//! How many requests a backend is busy with, and how many it may be.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::Backend;
 
@@ -11,15 +11,33 @@ impl Backend {
     pub fn in_flight(&self) -> usize {
         self.0.shared.in_flight.load(Relaxed)
     }
+
+    /// Takes a place, whoever waits for it.
+    pub(super) fn take_place(&self) -> Option<InFlight> {
+        let in_flight = &self.0.shared.in_flight;
+        let is_taken = match self.0.max_in_flight {
+            None => {
+                in_flight.fetch_add(1, SeqCst);
+                true
+            }
+            Some(max) => in_flight
+                .fetch_update(SeqCst, SeqCst, |count| (count < max).then_some(count + 1))
+                .is_ok(),
+        };
+        is_taken.then(|| InFlight(self.clone()))
+    }
 }
 
 /// A request that its backend is busy with, until this is dropped.
 pub(crate) struct InFlight(Backend);
 
 impl InFlight {
-    pub(crate) fn begin(backend: Backend) -> Self {
-        backend.0.shared.in_flight.fetch_add(1, Relaxed);
-        Self(backend)
+    /// `None` where the backend is full, or others wait for it.
+    pub(crate) fn begin(backend: &Backend) -> Option<Self> {
+        if backend.0.max_in_flight.is_some() && backend.is_waited_for() {
+            return None;
+        }
+        backend.take_place()
     }
 
     pub(crate) fn backend(&self) -> &Backend {
@@ -29,6 +47,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.0.shared.in_flight.fetch_sub(1, Relaxed);
+        self.0.0.shared.in_flight.fetch_sub(1, SeqCst);
+        if self.0.is_waited_for() {
+            self.0.hand_over();
+        }
     }
 }

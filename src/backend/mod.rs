@@ -22,8 +22,10 @@
 //! # Ok::<(), tower_openai_proxy::ConfigError>(())
 //! ```
 
+mod health;
 mod in_flight;
 mod origin;
+mod queue;
 #[cfg(test)]
 mod tests;
 
@@ -31,21 +33,24 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
 use http::{HeaderValue, Method, Uri};
-use tokio::time::Instant;
 
 pub(crate) use self::{
+    health::{Admission, Probe},
     in_flight::InFlight,
     origin::{Origin, Route},
+    queue::Wait,
+};
+use self::{
+    health::{Health, Policy},
+    queue::Queue,
 };
 use crate::{
+    affinity::StableHash,
     config::{BackendSettings, BaseUrl, Config, OwnField},
     endpoint::{self, PathPattern},
     pattern::{ModelMap, Specificity},
@@ -77,38 +82,20 @@ struct Inner {
     paths: Option<Box<[PathPattern]>>,
     is_selectable: bool,
     takes_websockets: bool,
-    cooldown: Duration,
+    policy: Policy,
+    priority: i64,
+    weight: f64,
+    name_hash: StableHash,
+    max_in_flight: Option<usize>,
     shared: Arc<Shared>,
 }
 
 /// What is known of a backend. A reload keeps it.
+#[derive(Default)]
 struct Shared {
     health: Health,
     in_flight: AtomicUsize,
-}
-
-struct Health {
-    born: Instant,
-    /// Milliseconds after `born` until which the backend is tried last.
-    cooling_until: AtomicU64,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            health: Health {
-                born: Instant::now(),
-                cooling_until: AtomicU64::new(0),
-            },
-            in_flight: AtomicUsize::new(0),
-        }
-    }
-}
-
-impl Health {
-    fn millis(&self) -> u64 {
-        self.born.elapsed().as_millis() as u64
-    }
+    queue: Queue,
 }
 
 /// The timeouts of one backend.
@@ -176,7 +163,14 @@ impl Backend {
             paths: backend.paths.clone(),
             is_selectable: settings.backend_header,
             takes_websockets: backend.websocket,
-            cooldown: settings.cooldown,
+            policy: Policy {
+                failures: settings.failures,
+                cooldown: settings.cooldown,
+            },
+            priority: backend.priority,
+            weight: backend.weight.0,
+            name_hash: StableHash::of(backend.name.as_bytes()),
+            max_in_flight: backend.max_in_flight,
             shared: previous
                 .iter()
                 .find(|known| known.0.name == backend.name && known.0.url == *url)
@@ -243,19 +237,18 @@ impl Backend {
         self.0.takes_websockets
     }
 
-    /// Whether it failed less than `cooldown` ago (no connection, closed before the response
-    /// headers, no headers in time, or a status of `failover_on`), so that the others are tried
-    /// first.
-    pub fn is_cooling_down(&self) -> bool {
-        let health = &self.0.shared.health;
-        let until = health.cooling_until.load(Ordering::Relaxed);
-        until > 0 && health.millis() < until
+    /// Its place in the order: the backends of a higher number are tried after those of a lower one.
+    pub fn priority(&self) -> i64 {
+        self.0.priority
     }
 
-    pub(crate) fn record_failure(&self) {
-        let health = &self.0.shared.health;
-        let until = health.millis() + self.0.cooldown.as_millis() as u64;
-        health.cooling_until.store(until, Ordering::Relaxed);
+    /// Its share of the requests, in proportion to the weights of the others.
+    pub fn weight(&self) -> f64 {
+        self.0.weight
+    }
+
+    pub(crate) fn name_hash(&self) -> StableHash {
+        self.0.name_hash
     }
 
     /// Whether the other is a clone of this one.

@@ -61,7 +61,7 @@ async fn a_backend_that_failed_cools_down() {
     let backend = cools(r#""cooldown":2.5"#);
     assert!(!backend.is_cooling_down());
     sleep(Duration::from_secs(100)).await;
-    backend.record_failure();
+    backend.record_failure(None);
     let same = backend.clone();
     assert!(backend.is_cooling_down() && same.is_cooling_down());
     sleep(Duration::from_millis(2490)).await;
@@ -70,14 +70,56 @@ async fn a_backend_that_failed_cools_down() {
     assert!(!same.is_cooling_down());
 
     let never = cools(r#""cooldown":0"#);
-    never.record_failure();
+    never.record_failure(None);
     assert!(!never.is_cooling_down());
 
     let for_ever = cools(r#""cooldown":1e300"#);
-    for_ever.record_failure();
+    for_ever.record_failure(None);
     sleep(Duration::from_secs(10 * 365 * 24 * 60 * 60)).await;
-    for_ever.record_failure();
+    for_ever.record_failure(None);
     assert!(for_ever.is_cooling_down());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_in_a_row_begin_a_cooldown_that_doubles() {
+    let entry = r#"{"name":"a","url":"http://a.test"}"#;
+    let backend = backends(entry, r#""cooldown":10,"failures":3"#)[0].clone();
+    backend.record_failure(None);
+    backend.record_failure(None);
+    backend.record_success();
+    backend.record_failure(None);
+    backend.record_failure(None);
+    assert!(!backend.is_cooling_down(), "no 3 in a row");
+    for seconds in [10, 20, 40, 60, 60] {
+        backend.record_failure(None);
+        sleep(Duration::from_millis(seconds * 1000 - 10)).await;
+        assert!(backend.is_cooling_down(), "{seconds}");
+        backend.record_failure(None);
+        sleep(Duration::from_millis(20)).await;
+        assert!(!backend.is_cooling_down(), "{seconds}");
+    }
+    backend.record_success();
+    for _ in 0..3 {
+        backend.record_failure(None);
+    }
+    sleep(Duration::from_millis(10_010)).await;
+    assert!(!backend.is_cooling_down(), "a success begins anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_may_ask_for_a_longer_cooldown() {
+    let entry = r#"{"name":"a","url":"http://a.test"}"#;
+    for (cooldown, asked, seconds) in [(5, 20, 20), (5, 1, 5), (5, 1000, 60), (100, 1000, 100)] {
+        let backend = backends(entry, &format!(r#""cooldown":{cooldown}"#))[0].clone();
+        backend.record_failure(Some(Duration::from_secs(asked)));
+        sleep(Duration::from_millis(seconds * 1000 - 10)).await;
+        assert!(backend.is_cooling_down(), "{asked}");
+        sleep(Duration::from_millis(20)).await;
+        assert!(!backend.is_cooling_down(), "{asked}");
+    }
+    let never = backends(entry, r#""cooldown":0"#)[0].clone();
+    never.record_failure(Some(Duration::from_secs(20)));
+    assert!(!never.is_cooling_down());
 }
 
 #[test]

@@ -4,6 +4,18 @@ use http::StatusCode;
 
 use super::{ClientConfig, Config, ConfigError, Settings, url::BaseUrl};
 
+/// How a backend is chosen among those of the same priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Balance {
+    /// The first one in the configuration.
+    #[default]
+    Order,
+    /// The one with the fewest requests in flight per weight; of equals a random one, in proportion to
+    /// their weights.
+    LeastBusy,
+}
+
 /// Builds a [`Config`] in code.
 ///
 /// ```
@@ -168,6 +180,39 @@ impl ConfigBuilder {
         self
     }
 
+    /// How many failures in a row make a backend be tried last: no connection, closed before the
+    /// response headers, no headers in time, or a status of [`failover_on`](Self::failover_on). Any
+    /// other response ends the row. Default: 1.
+    pub fn failures(mut self, failures: u32) -> Self {
+        self.settings.failures = failures;
+        self
+    }
+
+    /// How a backend is chosen among those of the same priority. Default: [`Balance::Order`].
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.settings.balance = balance;
+        self
+    }
+
+    /// Sends requests with the same value to the same backend, as prefix caches need it. The value is
+    /// that of the first of these sources that a request has: `header:NAME`, `body:FIELD` (a top-level
+    /// string of the JSON body, such as `prompt_cache_key` or `user`), `key` (the client's name, or
+    /// its credentials), `prompt:BYTES` (the first bytes of `messages`, `input` or `prompt`). A
+    /// backend that has more than its share in flight is passed over. Default: none. See
+    /// [`route`](crate::route).
+    pub fn affinity<T: Into<String>>(mut self, sources: impl IntoIterator<Item = T>) -> Self {
+        self.settings.affinity = sources.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How long a request waits for a place if all its backends have
+    /// [`max_in_flight`](BackendConfig::max_in_flight), in order of arrival; then it is answered 503,
+    /// `connection_limit_reached`. At most 1024 requests wait in the process. Default: 0.
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.queue_timeout = timeout;
+        self
+    }
+
     /// Requires one of the keys in this file of every request. See [`keys`](crate::keys). It is read
     /// when the configuration is built. Default: none.
     pub fn keys_file(mut self, path: impl Into<PathBuf>) -> Self {
@@ -213,6 +258,9 @@ pub struct BackendConfig {
     pub(super) proxy: Option<String>,
     pub(super) paths: Option<Vec<String>>,
     pub(super) websocket: bool,
+    pub(super) priority: i64,
+    pub(super) weight: f64,
+    pub(super) max_in_flight: Option<u64>,
 }
 
 /// The models of a backend, as they were written: messages name their places.
@@ -260,6 +308,9 @@ impl BackendConfig {
             proxy: None,
             paths: None,
             websocket: true,
+            priority: 0,
+            weight: 1.0,
+            max_in_flight: None,
         }
     }
 
@@ -462,6 +513,26 @@ impl BackendConfig {
         self.websocket = takes_websockets;
         self
     }
+
+    /// Tries it after the backends of a lower priority. Default: 0.
+    pub fn priority(mut self, priority: i64) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Its share of the requests, in proportion to the weights of the others, by
+    /// [`Balance::LeastBusy`] and [`ConfigBuilder::affinity`]. Default: 1.
+    pub fn weight(mut self, weight: f64) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Sends it at most so many requests at a time, streams and WebSockets included until their end;
+    /// then it is passed over. See [`ConfigBuilder::queue_timeout`]. Default: no limit.
+    pub fn max_in_flight(mut self, requests: u64) -> Self {
+        self.max_in_flight = Some(requests);
+        self
+    }
 }
 
 impl fmt::Debug for BackendConfig {
@@ -484,6 +555,9 @@ impl fmt::Debug for BackendConfig {
             .field("proxy", &proxy)
             .field("paths", &self.paths)
             .field("websocket", &self.websocket)
+            .field("priority", &self.priority)
+            .field("weight", &self.weight)
+            .field("max_in_flight", &self.max_in_flight)
             .finish()
     }
 }

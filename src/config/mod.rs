@@ -40,7 +40,7 @@ use http::{HeaderName, StatusCode};
 pub(crate) use self::parse::parse;
 use self::url::OPENAI_URL;
 pub use self::{
-    builder::{BackendConfig, ConfigBuilder},
+    builder::{BackendConfig, Balance, ConfigBuilder},
     client::ClientConfig,
     error::ConfigError,
     warning::ConfigWarning,
@@ -85,6 +85,9 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….proxy` | none | see [`BackendConfig::proxy`] |
 /// | `….paths` | none | see [`BackendConfig::paths`] |
 /// | `….websocket` | `true` | see [`BackendConfig::websocket`] |
+/// | `….priority` | 0 | see [`BackendConfig::priority`] |
+/// | `….weight` | 1 | see [`BackendConfig::weight`] |
+/// | `….max_in_flight` | none | see [`BackendConfig::max_in_flight`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
 /// | `settings.connect_timeout` | 10 | seconds, see [`ConfigBuilder::connect_timeout`] |
 /// | `settings.idle_timeout` | 300 | seconds, see [`ConfigBuilder::idle_timeout`] |
@@ -99,6 +102,10 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `settings.merge_models` | `true` | see [`ConfigBuilder::merge_models`] |
 /// | `settings.failover_on` | `[]` | see [`ConfigBuilder::failover_on`] |
 /// | `settings.cooldown` | 5 | seconds, see [`ConfigBuilder::cooldown`] |
+/// | `settings.failures` | 1 | see [`ConfigBuilder::failures`] |
+/// | `settings.balance` | `"order"` | or `"least_busy"`, see [`ConfigBuilder::balance`] |
+/// | `settings.affinity` | `[]` | see [`ConfigBuilder::affinity`] |
+/// | `settings.queue_timeout` | 0 | seconds, see [`ConfigBuilder::queue_timeout`] |
 /// | `settings.keys_file` | none | see [`ConfigBuilder::keys_file`] |
 ///
 /// The [`Default`] is one backend, `LLM1`, at OpenAI, and every default of the table. Builds with
@@ -231,6 +238,9 @@ impl Default for Config {
             via: Via::Unset,
             paths: None,
             websocket: true,
+            priority: 0,
+            weight: Weight(1.0),
+            max_in_flight: None,
         };
         Self {
             backends: vec![openai],
@@ -263,6 +273,12 @@ impl fmt::Debug for Config {
     }
 }
 
+/// Positive and finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Weight(pub(crate) f64);
+
+impl Eq for Weight {}
+
 /// A validated backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackendSettings {
@@ -283,6 +299,9 @@ pub(crate) struct BackendSettings {
     /// The paths that it serves; at least one.
     pub(crate) paths: Option<Box<[PathPattern]>>,
     pub(crate) websocket: bool,
+    pub(crate) priority: i64,
+    pub(crate) weight: Weight,
+    pub(crate) max_in_flight: Option<usize>,
 }
 
 impl BackendSettings {
@@ -318,6 +337,11 @@ pub(crate) struct Settings {
     pub(crate) clients_authenticated: bool,
     pub(crate) failover_on: Vec<StatusCode>,
     pub(crate) cooldown: Duration,
+    pub(crate) failures: u32,
+    pub(crate) balance: Balance,
+    /// As they were written; each can be parsed.
+    pub(crate) affinity: Vec<String>,
+    pub(crate) queue_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -338,6 +362,10 @@ impl Default for Settings {
             clients_authenticated: false,
             failover_on: Vec::new(),
             cooldown: Duration::from_secs(5),
+            failures: 1,
+            balance: Balance::Order,
+            affinity: Vec::new(),
+            queue_timeout: Duration::ZERO,
         }
     }
 }

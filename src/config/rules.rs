@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::{
     BackendConfig, BackendSettings, Config, ConfigBuilder, ConfigError, Environment, Settings,
+    Weight,
     builder::Models,
     client::Clients,
     proxy,
     url::{BaseUrl, OPENAI_URL},
 };
 use crate::{
+    affinity::Source,
     endpoint::PathPattern,
     pattern::{ModelMap, ModelPattern},
 };
@@ -30,6 +32,12 @@ pub(super) mod allowed {
     pub(crate) const HEADER_SOURCE: &str = "a string, {\"env\": \"NAME\"} or {\"file\": \"PATH\"}";
     pub(crate) const HEADER_VALUE: &str =
         "visible ASCII characters, with blanks between them at most";
+    pub(crate) const BALANCE: &str = "`\"order\"` or `\"least_busy\"`";
+    pub(crate) const COUNT: &str = "a whole number, 1 or more";
+    pub(crate) const PRIORITY: &str = "a whole number, less for those that come first";
+    pub(crate) const QUEUE_TIMEOUT: &str = "a number of seconds, 0 (nobody waits) or more";
+    pub(crate) const SOURCES: &str = "a list of sources such as `body:prompt_cache_key`";
+    pub(crate) const WEIGHT: &str = "a positive number";
     pub(crate) const KEY: &str = "visible ASCII characters, at least one, without blanks";
     pub(crate) const KEY_FIELD: &str = "`authorization`, `api-key` or `x-api-key`";
     pub(crate) const KEY_NAME: &str = "a name of 1 to 64 letters, digits, `.`, `_` and `-`";
@@ -106,6 +114,12 @@ impl BackendConfig {
         let via = self.via(path)?;
         let (own_fields, has_key) = self.own_fields(path, environment)?;
         let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
+        if !(self.weight > 0.0 && self.weight.is_finite()) {
+            return Err(must_be(allowed::WEIGHT, field("weight")));
+        }
+        if self.max_in_flight == Some(0) {
+            return Err(must_be(allowed::COUNT, field("max_in_flight")));
+        }
         Ok(BackendSettings {
             name: self.name.into(),
             url,
@@ -118,6 +132,11 @@ impl BackendConfig {
             via,
             paths: paths.transpose()?,
             websocket: self.websocket,
+            priority: self.priority,
+            weight: Weight(self.weight),
+            max_in_flight: self
+                .max_in_flight
+                .map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
         })
     }
 }
@@ -177,6 +196,15 @@ impl Settings {
                 return Err(must_be(allowed::BYTES, field));
             }
         }
+        if self.failures == 0 {
+            return Err(must_be(allowed::COUNT, "settings.failures"));
+        }
+        for (index, source) in self.affinity.iter().enumerate() {
+            if Source::parse(source).is_none() {
+                let field = format!("settings.affinity[{index}]");
+                return Err(must_be(Source::ALLOWED, field));
+            }
+        }
         for (index, status) in self.failover_on.iter().enumerate() {
             if !(300..=599).contains(&status.as_u16()) {
                 let field = format!("settings.failover_on[{index}]");
@@ -191,6 +219,7 @@ impl Settings {
             total_timeout: total_timeout.transpose()?,
             ping: ping.transpose()?,
             cooldown: self.cooldown.min(LONGEST),
+            queue_timeout: self.queue_timeout.min(LONGEST),
             ..self
         })
     }

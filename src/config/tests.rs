@@ -11,7 +11,7 @@ use std::{
 use http::StatusCode;
 use proptest::prelude::*;
 
-use super::{BackendConfig, Config, ConfigBuilder, ConfigError, Settings, parse};
+use super::{BackendConfig, Balance, Config, ConfigBuilder, ConfigError, Settings, parse};
 use crate::endpoint::PathPattern;
 
 /// What people have as their `config.json` today.
@@ -159,6 +159,10 @@ fn defaults() {
         clients_authenticated: false,
         failover_on: vec![],
         cooldown: seconds(5),
+        failures: 1,
+        balance: Balance::Order,
+        affinity: Vec::new(),
+        queue_timeout: Duration::ZERO,
     };
     assert_eq!(good(&with_url("http://a")).settings, settings);
     assert_eq!(good(&with_settings("{}")).settings, settings);
@@ -177,14 +181,16 @@ fn every_field_from_the_file_as_from_the_builder() {
             { "name": "a", "url": "http://a:8080/base/?api-version=1", "model": "m", "timeout": 2.5,
               "models": { "openai/*": "*", "fast": "gpt-4o-mini", "o3": "" },
               "api_key_env": "KEY", "paths": ["/responses/*", "/models"], "websocket": false },
-            { "name": "LLM2", "models": ["gpt-*", "o3"] },
+            { "name": "LLM2", "models": ["gpt-*", "o3"], "priority": -1, "weight": 0.5,
+              "max_in_flight": 8 },
             { "name": "Zoë 3", "url": "http://[::1]:3/" }
           ],
           "settings": {
             "timeout": 1, "connect_timeout": 2, "idle_timeout": 3, "total_timeout": 4,
             "tunnel_idle_timeout": 8, "ping": 9,
             "max_body_bytes": 5, "max_held_bytes": 6, "max_upload_bytes": 7, "require_auth": false,
-            "merge_models": false, "failover_on": [429, 503], "cooldown": 0
+            "merge_models": false, "failover_on": [429, 503], "cooldown": 0, "failures": 3, "balance": "least_busy",
+            "affinity": ["header:X-Session", "body:user", "key", "prompt:512"], "queue_timeout": 9
           }
         }"#,
     );
@@ -198,7 +204,13 @@ fn every_field_from_the_file_as_from_the_builder() {
                 .paths(["/responses/*", "/models"])
                 .websocket(false),
         )
-        .backend(BackendConfig::new("LLM2", "").models(["gpt-*", "o3"]))
+        .backend(
+            BackendConfig::new("LLM2", "")
+                .models(["gpt-*", "o3"])
+                .priority(-1)
+                .weight(0.5)
+                .max_in_flight(8),
+        )
         .backend(BackendConfig::new("Zoë 3", "http://[::1]:3/"))
         .timeout(seconds(1))
         .connect_timeout(seconds(2))
@@ -215,7 +227,11 @@ fn every_field_from_the_file_as_from_the_builder() {
             StatusCode::TOO_MANY_REQUESTS,
             StatusCode::SERVICE_UNAVAILABLE,
         ])
-        .cooldown(Duration::ZERO);
+        .cooldown(Duration::ZERO)
+        .failures(3)
+        .balance(Balance::LeastBusy)
+        .affinity(["header:X-Session", "body:user", "key", "prompt:512"])
+        .queue_timeout(seconds(9));
     assert_eq!(builder.build().unwrap(), file);
 
     assert!(file.backends[0].has_key && !file.backends[1].has_key);
@@ -480,6 +496,61 @@ fn numbers_that_are_allowed() {
 
 #[test]
 fn settings_that_are_not_allowed() {
+    for (field, values, allowed) in [
+        (
+            "failures",
+            &["0", "1.5", "-1"][..],
+            "a whole number, 1 or more",
+        ),
+        (
+            "balance",
+            &["\"random\""],
+            "`\"order\"` or `\"least_busy\"`",
+        ),
+        (
+            "queue_timeout",
+            &["-1"],
+            "a number of seconds, 0 (nobody waits) or more",
+        ),
+    ] {
+        for value in values {
+            let settings = format!(r#"{{ "{field}": »{value} }}"#);
+            let message = format!("`settings.{field}` must be {allowed}");
+            assert_bad(&with_settings(&settings), &message);
+        }
+    }
+    for source in [
+        "",
+        "x",
+        "header:",
+        "header:a b",
+        "body:",
+        "prompt:0",
+        "prompt:x",
+        "key:a",
+    ] {
+        let settings = format!(r#"{{ "affinity": ["key", »"{source}"] }}"#);
+        assert_bad(
+            &with_settings(&settings),
+            "`settings.affinity[1]` must be `header:NAME`, `body:FIELD`, `key` or `prompt:BYTES` \
+             with 1 byte or more",
+        );
+    }
+    for (field, values, allowed) in [
+        ("weight", &["0", "-1"][..], "a positive number"),
+        ("max_in_flight", &["0", "1.5"], "a whole number, 1 or more"),
+        (
+            "priority",
+            &["1.5"],
+            "a whole number, less for those that come first",
+        ),
+    ] {
+        for value in values {
+            let backend = format!(r#"{{ "name": "b", "{field}": »{value} }}"#);
+            let message = format!("`primary_backends[1].{field}` must be {allowed}");
+            assert_bad(&with_backend(&backend), &message);
+        }
+    }
     for (settings, message) in [
         ("»[30]", "`settings` must be an object, not a list"),
         ("»null", "`settings` must be an object, not null"),
@@ -488,7 +559,8 @@ fn settings_that_are_not_allowed() {
             "`settings.timout` is not a known field; known here are `timeout`, `connect_timeout`, \
              `idle_timeout`, `tunnel_idle_timeout`, `total_timeout`, `ping`, \
              `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, `require_auth`, `backend_header`, \
-             `merge_models`, `failover_on`, `cooldown` and `keys_file`",
+             `merge_models`, `failover_on`, `cooldown`, `failures`, `balance`, `affinity`, \
+             `queue_timeout` and `keys_file`",
         ),
         (
             r#"{ "timeout": 30, "time\u006fut": »30 }"#,
@@ -674,13 +746,15 @@ fn backends_that_are_not_allowed() {
             r#"{ "name": "b", "api_key": »"sk-secret" }"#,
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
              `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
-             `ca_file`, `client_cert`, `client_key`, `proxy`, `paths` and `websocket`",
+             `ca_file`, `client_cert`, `client_key`, `proxy`, `paths`, `websocket`, `priority`, \
+             `weight` and `max_in_flight`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
              `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
-             `ca_file`, `client_cert`, `client_key`, `proxy`, `paths` and `websocket`",
+             `ca_file`, `client_cert`, `client_key`, `proxy`, `paths`, `websocket`, `priority`, \
+             `weight` and `max_in_flight`",
         ),
         (
             r#"{ "name": "b", "accept_encoding": »"gzip" }"#,

@@ -28,7 +28,8 @@ mod utf8;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserializer, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 pub(crate) use self::{
     model_reader::ModelReader,
@@ -60,6 +61,36 @@ pub(crate) fn decode_string(json: &[u8]) -> Option<String> {
     // Not as a `str`, which can't have unpaired surrogates.
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     deserializer.deserialize_bytes(Text).ok()
+}
+
+/// The value of a field of an object: of the last one, if there are several.
+pub(crate) fn field<'a>(document: &'a [u8], name: &str) -> Option<&'a RawValue> {
+    struct Field<'n>(&'n str);
+
+    impl<'de> Visitor<'de> for Field<'_> {
+        type Value = Option<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            // A `String` can't be a lone surrogate, which names may hold.
+            while let Some(name) = fields.next_key::<&RawValue>()? {
+                let value = fields.next_value()?;
+                if decode_string(name.get().as_bytes()).is_some_and(|name| name == self.0) {
+                    found = Some(value);
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    let mut deserializer = serde_json::Deserializer::from_slice(document);
+    let found = deserializer.deserialize_map(Field(name)).ok()?;
+    deserializer.end().ok()?;
+    found
 }
 
 /// Why a document is not JSON, or not an object. It never quotes the document.

@@ -92,7 +92,7 @@ where
         }
         ready!(self.limit.as_mut().poll(cx));
         if matches!(self.state, State::Head(_)) {
-            self.backend.record_failure();
+            self.backend.record_failure(None);
         }
         let error = Error::new(Kind::ResponseTimeout).with_backend(&self.backend);
         Poll::Ready(Err(error.into()))

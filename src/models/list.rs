@@ -1,9 +1,8 @@
 //! Lists of models as JSON: `{"object":"list","data":[…]}`.
 
-use std::{collections::HashSet, fmt};
+use std::collections::HashSet;
 
 use bytes::Bytes;
-use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::{Deserializer, value::RawValue};
 
 use crate::json;
@@ -19,7 +18,7 @@ pub(super) struct Entries {
 impl Entries {
     /// The `data` of a list; `None` where a document is no list.
     pub(super) fn of(document: &Bytes) -> Option<Self> {
-        let data = field(document, "data")?.get();
+        let data = json::field(document, "data")?.get();
         data.starts_with('[').then(|| Self {
             array: document.slice_ref(data.as_bytes()),
             at: 0,
@@ -90,7 +89,7 @@ impl Merged {
     }
 
     fn entry(&mut self, entry: &str, ids: Option<Ids<'_>>) {
-        let raw = field(entry.as_bytes(), "id").map(RawValue::get);
+        let raw = json::field(entry.as_bytes(), "id").map(RawValue::get);
         let id = raw.and_then(|id| json::decode_string(id.as_bytes()));
         let (Some(raw), Some(name)) = (raw, id) else {
             if !self.is_restricted {
@@ -127,34 +126,4 @@ impl Merged {
         self.json.extend_from_slice(b"]}");
         self.json.into()
     }
-}
-
-/// The value of a field of an object: of the last one, if there are several.
-fn field<'a>(document: &'a [u8], name: &str) -> Option<&'a RawValue> {
-    struct Field<'n>(&'n str);
-
-    impl<'de> Visitor<'de> for Field<'_> {
-        type Value = Option<&'de RawValue>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
-            let mut found = None;
-            // A `String` can't be a lone surrogate, which names may hold.
-            while let Some(name) = fields.next_key::<&RawValue>()? {
-                let value = fields.next_value()?;
-                if json::decode_string(name.get().as_bytes()).is_some_and(|name| name == self.0) {
-                    found = Some(value);
-                }
-            }
-            Ok(found)
-        }
-    }
-
-    let mut deserializer = Deserializer::from_slice(document);
-    let found = deserializer.deserialize_map(Field(name)).ok()?;
-    deserializer.end().ok()?;
-    found
 }

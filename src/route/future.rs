@@ -1,9 +1,10 @@
 use std::{
+    collections::VecDeque,
     fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    vec,
+    time::Duration,
 };
 
 use http::{Request, Response, request::Parts};
@@ -13,9 +14,9 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 use super::{ResponseBody, Routes};
 use crate::{
-    backend::{Backend, InFlight},
+    backend::{Admission, Backend, InFlight, Probe, Wait},
     body::{Buffer, Lender, RequestBody},
-    error::{BoxError, Error},
+    error::{BoxError, Error, Kind},
     exchange::AttemptResult,
     header::preflighted_method,
     tunnel::Tunnel,
@@ -43,6 +44,8 @@ pin_project! {
         S: Service<Request<RequestBody>>,
     {
         Reading { body: Reading },
+        // For a backend that has a place.
+        Waiting { wait: Wait },
         Trying {
             #[pin]
             attempt: Oneshot<S, Request<RequestBody>>,
@@ -62,7 +65,13 @@ pub(super) enum Reading {
 struct Retry<S> {
     parts: Parts,
     body: Lender,
-    candidates: vec::IntoIter<Backend>,
+    candidates: VecDeque<Backend>,
+    /// How many of the candidates, from the first on, were available.
+    available: usize,
+    /// Those that were passed over, as they are full.
+    full: Vec<Backend>,
+    /// The attempt finds out whether its backend is well again.
+    probe: Option<Probe>,
     service: S,
 }
 
@@ -77,9 +86,14 @@ where
         service: S,
         routes: Arc<Routes>,
     ) -> Self {
+        let Some(in_flight) = InFlight::begin(&backend) else {
+            let (parts, body) = request.into_parts();
+            let body = Reading::Streamed(Some(body));
+            return Self::several(parts, body, vec![backend], service, routes);
+        };
         let is_preflight = preflighted_method(request.method(), request.headers()).is_some();
         Self {
-            state: State::trying(request, backend, service),
+            state: State::trying(request, in_flight, service),
             retry: None,
             routes: Some(routes),
             is_preflight,
@@ -98,7 +112,10 @@ where
         let retry = Retry {
             parts,
             body: Lender::default(),
-            candidates: candidates.into_iter(),
+            candidates: candidates.into(),
+            available: 0,
+            full: Vec::new(),
+            probe: None,
             service,
         };
         Self {
@@ -123,14 +140,15 @@ impl<S> State<S>
 where
     S: Service<Request<RequestBody>>,
 {
-    fn trying(mut request: Request<RequestBody>, backend: Backend, service: S) -> Self {
+    fn trying(mut request: Request<RequestBody>, in_flight: InFlight, service: S) -> Self {
+        let backend = in_flight.backend();
         if let Some(exchange) = request.body().exchange() {
-            exchange.begin_attempt(&backend, request.extensions());
+            exchange.begin_attempt(backend, request.extensions());
         }
         request.extensions_mut().insert(backend.clone());
         State::Trying {
             attempt: service.oneshot(request),
-            in_flight: Some(InFlight::begin(backend)),
+            in_flight: Some(in_flight),
         }
     }
 }
@@ -141,14 +159,63 @@ where
 {
     /// The next attempt; `left` is the one after which it is tried, if any.
     fn next(&mut self, left: Option<(&Backend, AttemptResult)>) -> Option<State<S>> {
-        let backend = self.candidates.next()?;
+        while let Some(backend) = self.candidates.pop_front() {
+            let is_expected_up = self.available > 0;
+            self.available = self.available.saturating_sub(1);
+            let probe = match is_expected_up.then(|| backend.admit()) {
+                Some(Admission::Cooling) => {
+                    self.candidates.push_back(backend);
+                    continue;
+                }
+                Some(Admission::Probe(probe)) => Some(probe),
+                Some(Admission::Up) | None => None,
+            };
+            match InFlight::begin(&backend) {
+                Some(in_flight) => {
+                    self.probe = probe;
+                    return self.attempt(in_flight, left);
+                }
+                None => self.full.push(backend),
+            }
+        }
+        None
+    }
+
+    fn attempt(
+        &mut self,
+        in_flight: InFlight,
+        left: Option<(&Backend, AttemptResult)>,
+    ) -> Option<State<S>> {
         let body = self.body.lend()?;
         if let (Some((left, result)), Some(exchange)) = (left, body.exchange()) {
             exchange.end_attempt(left, result);
         }
         let request = Request::from_parts(self.parts.clone(), body);
-        Some(State::trying(request, backend, self.service.clone()))
+        Some(State::trying(request, in_flight, self.service.clone()))
     }
+
+    /// The first attempt, or the wait for it.
+    fn first(&mut self, queue_timeout: Duration) -> Result<Option<State<S>>, Error> {
+        if let Some(next) = self.next(None) {
+            return Ok(Some(next));
+        }
+        let wait = Wait::new(self.full.clone(), queue_timeout);
+        let wait = wait.ok_or_else(all_full)?;
+        Ok(Some(State::Waiting { wait }))
+    }
+
+    /// The attempt at the backend that has got a place.
+    fn placed(&mut self, in_flight: InFlight) -> Option<State<S>> {
+        let others = std::mem::take(&mut self.full).into_iter();
+        let others = others.filter(|other| !other.ptr_eq(in_flight.backend()));
+        self.candidates = others.collect();
+        self.available = self.candidates.len();
+        self.attempt(in_flight, None)
+    }
+}
+
+fn all_full() -> Error {
+    Error::new(Kind::AllFull).with_retry_after(Duration::from_secs(1))
 }
 
 impl<S, R> Future for ResponseFuture<S>
@@ -170,14 +237,21 @@ where
                     };
                     match (&this.routes, &mut *this.retry) {
                         (Some(routes), Some(retry)) => {
-                            let candidates = std::mem::take(&mut retry.candidates).collect();
+                            let candidates = std::mem::take(&mut retry.candidates).into();
                             let order = routes.select(candidates, &retry.parts, &body)?;
-                            retry.candidates = order.into_iter();
+                            retry.available =
+                                order.iter().take_while(|it| it.is_available()).count();
+                            retry.candidates = order.into();
                             retry.body = Lender::new(body);
-                            retry.next(None)
+                            retry.first(routes.queue_timeout)?
                         }
                         _ => None,
                     }
+                }
+                StateProj::Waiting { wait } => {
+                    let place = ready!(Pin::new(wait).poll(cx)).ok_or_else(all_full)?;
+                    let retry = this.retry.as_mut();
+                    retry.and_then(|retry| retry.placed(place))
                 }
                 StateProj::Trying { attempt, in_flight } => {
                     let result = ready!(attempt.poll(cx));
@@ -188,7 +262,12 @@ where
                     let moves_on = this.routes.as_ref().is_some_and(|routes| {
                         routes.should_failover(backend, &result, *this.is_preflight)
                     });
-                    let retry = this.retry.as_mut().filter(|_| moves_on);
+                    let mut retry = this.retry.as_mut();
+                    if let Some(retry) = &mut retry {
+                        // What it has found out is recorded.
+                        retry.probe = None;
+                    }
+                    let retry = retry.filter(|_| moves_on);
                     let next = retry.and_then(|retry| {
                         let status = result.as_ref().map(Response::status);
                         retry.next(Some((backend, AttemptResult::moved_on(status))))

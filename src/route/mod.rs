@@ -1,6 +1,6 @@
 //! Selects the backends of a request and tries them in turn.
 //!
-//! The order is that of the configuration, but those that just failed come last. The next one is
+//! The order is what the configuration says, but those that just failed come last. The next one is
 //! tried when no connection could be established, or when the response's status is one of
 //! `failover_on`. A request that may have reached a backend is never sent again.
 //!
@@ -32,6 +32,38 @@
 //! assert_eq!(response.extensions().get::<Backend>().unwrap().name(), "large");
 //! # });
 //! ```
+//!
+//! # Which choice for which backends
+//!
+//! | backends | configuration |
+//! | --- | --- |
+//! | one provider, others as a fallback | the order of the file, or `priority` |
+//! | several servers of one kind | [`LeastBusy`]: `balance`, with `weight` where one is larger |
+//! | several servers with prefix caches | [`Affinity`]: `affinity` |
+//! | servers that take only so many requests at a time | `max_in_flight` and `queue_timeout` |
+//!
+//! Two vLLM servers, where requests that begin alike reach the same one, and a third for when both
+//! fail or are full:
+//!
+//! ```
+//! let config: tower_openai_proxy::Config = r#"{
+//!   "primary_backends": [
+//!     { "name": "gpu1", "url": "http://10.0.0.1:8000/v1", "max_in_flight": 64 },
+//!     { "name": "gpu2", "url": "http://10.0.0.2:8000/v1", "max_in_flight": 128, "weight": 2 },
+//!     { "name": "spare", "url": "http://10.0.0.3:8000/v1", "priority": 1 }
+//!   ],
+//!   "settings": {
+//!     "balance": "least_busy", "affinity": ["body:prompt_cache_key", "prompt:2048"],
+//!     "failover_on": [429, 503], "failures": 3, "queue_timeout": 5
+//!   }
+//! }"#.parse()?;
+//! # Ok::<(), tower_openai_proxy::ConfigError>(())
+//! ```
+//!
+//! A backend cools down after [`failures`](crate::ConfigBuilder::failures) in a row, for
+//! [`cooldown`](crate::ConfigBuilder::cooldown), which doubles up to 60 s for each further time without
+//! a success, and is at least what `retry-after-ms` or `Retry-After` of the response asks for, up to
+//! 60 s. When it is over, one request at a time goes there until one succeeds.
 //!
 //! # Custom selectors
 //!
@@ -66,8 +98,22 @@
 //! });
 //! ```
 //!
-//! What a layer above has put into the request's extensions, such as a user, is in
-//! [`Selection::head`].
+//! By the tenant, whose name the application's own authentication has put into the request's
+//! extensions as [`ClientName`](crate::ClientName): the least busy of its backends.
+//!
+//! ```
+//! use tower_openai_proxy::route::select_fn;
+//!
+//! let by_tenant = select_fn(|request| {
+//!     let tenant = request.client().unwrap_or("shared");
+//!     let backends = request.backends().iter();
+//!     let mut own: Vec<_> = backends.filter(|it| it.name().starts_with(tenant)).cloned().collect();
+//!     own.sort_by_cached_key(|backend| backend.in_flight());
+//!     own
+//! });
+//! ```
+//!
+//! What else a layer above has put there is in [`Selection::head`].
 //!
 //! # A limit for each backend
 //!
@@ -130,6 +176,7 @@ mod granted;
 mod select;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::{
     fmt,
@@ -146,20 +193,21 @@ use tower::{Layer, Service};
 pub use self::{
     body::ResponseBody,
     future::ResponseFuture,
-    select::{Select, SelectFn, Selection, select_fn},
+    select::{Affinity, LeastBusy, Order, Select, SelectFn, Selection, select_fn},
 };
 use self::{
     candidates::{has_models, place, serving, taking_websockets},
     future::Reading,
 };
 use crate::{
+    affinity::Source,
     backend::Backend,
     body::{Budget, RequestBody, Scan},
     client::Grant,
-    config::Config,
+    config::{Balance, Config},
     endpoint::Matched,
     error::{BoxError, Error, Kind},
-    header::{X_PROXY_BACKEND, is_websocket, preflighted_method},
+    header::{X_PROXY_BACKEND, is_websocket, preflighted_method, retry_after},
     model::is_json,
     service::accessors,
 };
@@ -176,6 +224,10 @@ struct Routes {
     backends: Arc<[Backend]>,
     failover_on: Arc<[StatusCode]>,
     selector: Option<Arc<dyn Select>>,
+    /// What the configuration says, where that isn't just its order.
+    balance: Option<Arc<dyn Select>>,
+    affinity: Arc<[Source]>,
+    queue_timeout: Duration,
     max_body_bytes: u64,
     max_upload_bytes: u64,
     idle_timeout: Duration,
@@ -198,9 +250,15 @@ impl BackendRouteLayer {
             None => Arc::default(),
         };
         budget.set_limit(settings.max_held_bytes);
+        let backends = Backend::all(config, known.unwrap_or_default());
+        let affinity = settings.affinity.iter();
+        let affinity: Arc<[Source]> = affinity.filter_map(|text| Source::parse(text)).collect();
         Self {
             routes: Arc::new(Routes {
-                backends: Backend::all(config, known.unwrap_or_default()),
+                balance: balance(settings.balance, !affinity.is_empty(), &backends),
+                backends,
+                affinity,
+                queue_timeout: settings.queue_timeout,
                 failover_on: settings.failover_on.as_slice().into(),
                 selector: previous.and_then(|previous| previous.routes.selector.clone()),
                 max_body_bytes: settings.max_body_bytes,
@@ -374,6 +432,19 @@ fn is_upload(headers: &HeaderMap) -> bool {
     content_type.is_some_and(|kind| !is_json(kind))
 }
 
+/// The selector that a configuration asks for, unless it is the order of its backends.
+fn balance(balance: Balance, has_affinity: bool, backends: &[Backend]) -> Option<Arc<dyn Select>> {
+    let otherwise: Arc<dyn Select> = match balance {
+        Balance::LeastBusy => Arc::new(LeastBusy::new()),
+        Balance::Order => Arc::new(Order),
+    };
+    if has_affinity {
+        return Some(Arc::new(Affinity::shared(otherwise)));
+    }
+    let is_ordered = backends.is_sorted_by_key(Backend::priority);
+    (balance != Balance::Order || !is_ordered).then_some(otherwise)
+}
+
 /// What the request's head decides.
 enum Plan {
     /// It can only go to this backend, so its body is streamed.
@@ -495,23 +566,25 @@ impl Routes {
         if decides && is_websocket(&request.method, request.version, &request.headers) {
             candidates = taking_websockets(candidates)?;
         }
+        let selector = selector.or(self.balance.as_ref());
         let mut order = match selector {
             None => candidates,
             Some(selector) => {
                 let path = Matched::of(&request.extensions, &request.uri);
                 let path = path.map_or("", |matched| matched.path(&request.uri));
                 let model = model.as_deref();
-                selector.select(&Selection::new(request, path, model, &candidates))
+                let affinity = value::hash(&self.affinity, request, body);
+                selector.select(&Selection::new(request, path, model, &candidates, affinity))
             }
         };
-        order.sort_by_cached_key(Backend::is_cooling_down);
+        order.sort_by_cached_key(|backend| !backend.is_available());
         if order.is_empty() {
             return Err(Error::new(Kind::NoCandidate));
         }
         Ok(order)
     }
 
-    /// Whether the next backend is tried, if there is one. Records what failed.
+    /// Whether the next backend is tried, if there is one. Records what failed and what succeeded.
     ///
     /// The first answer to a preflight stands, whatever its status.
     fn should_failover<R>(
@@ -520,16 +593,22 @@ impl Routes {
         result: &Result<Response<R>, Error>,
         is_preflight: bool,
     ) -> bool {
-        let (failed, moves_on) = match result {
+        match result {
             Ok(response) => {
-                let failed = !is_preflight && self.failover_on.contains(&response.status());
-                (failed, failed)
+                let is_failed = self.failover_on.contains(&response.status());
+                if !is_failed {
+                    backend.record_success();
+                } else if !is_preflight {
+                    backend.record_failure(retry_after(response.headers()));
+                }
+                is_failed && !is_preflight
             }
-            Err(error) => (error.is_backend_failure(), error.was_not_sent()),
-        };
-        if failed {
-            backend.record_failure();
+            Err(error) => {
+                if error.is_backend_failure() {
+                    backend.record_failure(None);
+                }
+                error.was_not_sent()
+            }
         }
-        moves_on
     }
 }

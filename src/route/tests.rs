@@ -242,17 +242,46 @@ async fn a_backend_cools_down_for_so_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_further_failure_makes_the_cooldown_longer() {
+async fn failures_during_a_cooldown_change_nothing() {
     let service = Scripted::new([Fail(Kind::NotHttp), Fail(Kind::NotHttp)]);
     let layer = layer(&["a"], r#""cooldown":5"#);
     let mut route = layer.layer(service);
     for _ in 0..2 {
         assert!((&mut route).oneshot(request()).await.is_err());
-        sleep(Duration::from_secs(4)).await;
+        sleep(Duration::from_secs(2)).await;
         assert_eq!(cooling(&layer), ["a"]);
     }
-    sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_millis(1010)).await;
     assert!(cooling(&layer).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_at_a_time_finds_out_whether_a_backend_is_well_again() {
+    let layer = layer(&["a", "b"], r#""cooldown":5"#);
+    layer.backends()[0].record_failure(None);
+    sleep(Duration::from_secs(6)).await;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = asked.clone();
+    let silent = tower::service_fn(move |request: Request<RequestBody>| {
+        let name = request.extensions().get::<Backend>().unwrap().name();
+        log.lock().unwrap().push(name.to_owned());
+        pending::<Result<Response<String>, Error>>()
+    });
+    let route = layer.layer(silent);
+    let ask = || tokio::spawn(route.clone().oneshot(request()));
+    let probe = ask();
+    tokio::task::yield_now().await;
+    let _other = ask();
+    tokio::task::yield_now().await;
+    assert!(cooling(&layer).is_empty(), "as its time is over");
+    // A client that leaves gives the place back.
+    probe.abort();
+    let _ = probe.await;
+    let _next = ask();
+    tokio::task::yield_now().await;
+    let _last = ask();
+    tokio::task::yield_now().await;
+    assert_eq!(*asked.lock().unwrap(), ["a", "b", "a", "b"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -537,12 +566,12 @@ async fn the_attempts_are_kept_for_an_observer() {
 #[tokio::test]
 async fn a_reload_keeps_what_is_known_of_a_backend() {
     let old = layer(&["a", "b"], r#""cooldown":60"#);
-    old.backends()[1].record_failure();
+    old.backends()[1].record_failure(None);
     let text = r#"{"primary_backends":[{"name":"b","url":"http://10.0.0.1/v1"},
         {"name":"a","url":"http://10.0.0.2/v1"}],"settings":{"cooldown":60}}"#;
     let new = BackendRouteLayer::reloaded(&text.parse().unwrap(), Some(&old));
     assert_eq!(cooling(&new), ["b"]);
-    old.backends()[0].record_failure();
+    old.backends()[0].record_failure(None);
     assert_eq!(cooling(&new), ["b"], "another URL is another backend");
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Serves a proxy with this configuration in this process.
-async fn serve(config: &str) -> (SocketAddr, Handle) {
+pub(crate) async fn serve(config: &str) -> (SocketAddr, Handle) {
     let config: Config = config.parse().expect("a configuration");
     let layer = OpenAiProxyLayer::builder(config).all_paths().build();
     let handle = layer.handle();
@@ -27,12 +27,12 @@ async fn serve(config: &str) -> (SocketAddr, Handle) {
     (address, handle)
 }
 
-fn counts(handle: &Handle) -> Vec<usize> {
+pub(crate) fn counts(handle: &Handle) -> Vec<usize> {
     let backends = handle.backends();
     backends.iter().map(|backend| backend.in_flight()).collect()
 }
 
-async fn until(handle: &Handle, expected: &[usize]) {
+pub(crate) async fn until(handle: &Handle, expected: &[usize]) {
     let reached = async {
         while counts(handle) != expected {
             sleep(Duration::from_millis(2)).await;
@@ -41,11 +41,11 @@ async fn until(handle: &Handle, expected: &[usize]) {
     soon(&format!("counts of {expected:?}"), reached).await;
 }
 
-fn get(target: &str) -> String {
+pub(crate) fn get(target: &str) -> String {
     format!("GET /v1{target} HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer sk\r\n\r\n")
 }
 
-const STREAM: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
+pub(crate) const STREAM: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
 
 #[tokio::test]
 async fn open_streams_are_counted_until_their_end() {

@@ -26,6 +26,7 @@ mod pings;
 mod requests;
 mod responses;
 mod routes;
+mod routing;
 mod secrets;
 mod server;
 mod server_edges;

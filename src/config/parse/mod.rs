@@ -16,8 +16,8 @@ use serde_json::Value;
 
 pub(super) use self::keys::keys;
 use super::{
-    BackendConfig, Config, ConfigBuilder, ConfigError, Environment, Settings, rules::allowed,
-    url::OPENAI_URL,
+    BackendConfig, Balance, Config, ConfigBuilder, ConfigError, Environment, Settings,
+    rules::allowed, url::OPENAI_URL,
 };
 
 /// Reads and validates `text`. Errors point to the line and column. Relative paths in it are relative
@@ -141,11 +141,16 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
                 backend = backend.paths(field.strings(allowed::PATHS)?);
             }
             "websocket" => backend = backend.websocket(field.boolean()?),
+            "priority" => backend = backend.priority(field.integer(allowed::PRIORITY)?),
+            "weight" => backend = backend.weight(field.number(allowed::WEIGHT)?),
+            "max_in_flight" => {
+                backend = backend.max_in_flight(field.whole_number(allowed::COUNT)?);
+            }
             _ => {
                 return Err(field.unknown(
                     "`name`, `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, \
-                     `api_key_field`, `accept_encoding`, `headers`, `ca_file`, `client_cert`, `client_key`, `proxy`, `paths` and \
-                     `websocket`",
+                     `api_key_field`, `accept_encoding`, `headers`, `ca_file`, `client_cert`, `client_key`, `proxy`, `paths`, \
+                     `websocket`, `priority`, `weight` and `max_in_flight`",
                 ));
             }
         }
@@ -220,13 +225,30 @@ fn settings<'a>(object: &Field<'a>) -> Result<(Settings, Option<&'a str>), Confi
                     .collect::<Result<_, _>>()?;
             }
             "cooldown" => settings.cooldown = field.seconds(allowed::COOLDOWN)?,
+            "failures" => {
+                let failures = field.whole_number(allowed::COUNT)?;
+                settings.failures = u32::try_from(failures).unwrap_or(u32::MAX);
+            }
+            "balance" => {
+                settings.balance = match field.value.as_str() {
+                    Some("order") => Balance::Order,
+                    Some("least_busy") => Balance::LeastBusy,
+                    Some(_) => return Err(field.error(format!("must be {}", allowed::BALANCE))),
+                    None => return Err(field.is_not(allowed::BALANCE)),
+                }
+            }
+            "affinity" => {
+                let sources = field.strings(allowed::SOURCES)?;
+                settings.affinity = sources.into_iter().map(Into::into).collect();
+            }
+            "queue_timeout" => settings.queue_timeout = field.seconds(allowed::QUEUE_TIMEOUT)?,
             "keys_file" => keys_file = Some(field.string()?),
             _ => {
                 return Err(field.unknown(
                     "`timeout`, `connect_timeout`, `idle_timeout`, `tunnel_idle_timeout`, \
                      `total_timeout`, `ping`, `max_body_bytes`, `max_held_bytes`, `max_upload_bytes`, \
-                     `require_auth`, `backend_header`, `merge_models`, `failover_on`, `cooldown` and \
-                     `keys_file`",
+                     `require_auth`, `backend_header`, `merge_models`, `failover_on`, `cooldown`, \
+                     `failures`, `balance`, `affinity`, `queue_timeout` and `keys_file`",
                 ));
             }
         }
@@ -311,6 +333,18 @@ impl<'a> Field<'a> {
         match self.value {
             Value::Null => Ok(None),
             _ => self.seconds(allowed::SECONDS).map(Some),
+        }
+    }
+
+    fn number(&self, allowed: &str) -> Result<f64, ConfigError> {
+        self.value.as_f64().ok_or_else(|| self.is_not(allowed))
+    }
+
+    fn integer(&self, allowed: &str) -> Result<i64, ConfigError> {
+        match (self.value.as_i64(), self.value.as_f64()) {
+            (Some(number), _) => Ok(number),
+            (None, Some(float)) if float.fract() == 0.0 => Ok(float as i64),
+            _ => Err(self.is_not(allowed)),
         }
     }
 

@@ -1,8 +1,19 @@
-use std::{fmt, sync::Arc};
+//! Which of the candidates gets a request, and which are tried after it.
+
+mod affinity;
+#[cfg(test)]
+mod figures;
+mod least_busy;
+mod order;
+#[cfg(test)]
+mod tests;
+
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 use http::request::Parts;
 
-use crate::backend::Backend;
+pub use self::{affinity::Affinity, least_busy::LeastBusy, order::Order};
+use crate::{affinity::StableHash, backend::Backend, client::ClientName};
 
 /// Selects the backends of a request.
 ///
@@ -92,6 +103,7 @@ pub struct Selection<'a> {
     path: &'a str,
     model: Option<&'a str>,
     backends: &'a [Backend],
+    affinity: Option<StableHash>,
 }
 
 impl<'a> Selection<'a> {
@@ -100,18 +112,26 @@ impl<'a> Selection<'a> {
         path: &'a str,
         model: Option<&'a str>,
         backends: &'a [Backend],
+        affinity: Option<StableHash>,
     ) -> Self {
         Self {
             head,
             path,
             model,
             backends,
+            affinity,
         }
     }
 
     /// The request's head, with its extensions.
     pub fn head(&self) -> &'a Parts {
         self.head
+    }
+
+    /// The client's name, if it is known: see [`ClientName`].
+    pub fn client(&self) -> Option<&'a str> {
+        let name = self.head.extensions.get::<ClientName>()?;
+        Some(name.as_str())
     }
 
     /// The path below the prefix, such as `/chat/completions`.
@@ -124,8 +144,20 @@ impl<'a> Selection<'a> {
         self.model
     }
 
-    /// The backends that serve the path and the model, in the order of the configuration.
+    /// The backends that serve the path and the model, in the order of the configuration. Each tells
+    /// what it has [in flight](Backend::in_flight) and whether it is
+    /// [available](Backend::is_available); both change at any time.
     pub fn backends(&self) -> &'a [Backend] {
         self.backends
     }
+}
+
+/// What sorts backends, the least first: the priority, then what else each selector takes.
+type Rank = (i64, bool, f64, f64);
+
+/// The backends by their ranks, each of which is found once.
+fn ranked(backends: &[Backend], mut rank: impl FnMut(&Backend) -> Rank) -> Vec<Backend> {
+    let mut ranked: Vec<_> = backends.iter().map(|it| (rank(it), it)).collect();
+    ranked.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+    ranked.into_iter().map(|(_, it)| it.clone()).collect()
 }
