@@ -110,6 +110,7 @@ pub(crate) use self::{
 use crate::{
     backend::Backend,
     body::RequestBody,
+    config::{BackendSettings, BaseUrl, Config},
     error::{BoxError, Error},
 };
 
@@ -150,6 +151,17 @@ impl Forward {
     pub(crate) fn prepare(&self, backends: &[Backend]) {
         for backend in backends {
             self.pool.connector().prepare(backend.origin());
+        }
+    }
+
+    /// The same before a reload, for the backends of its configuration.
+    pub(crate) fn prepare_for(&self, config: &Config) {
+        let is_https = |backend: &BackendSettings| {
+            let url = backend.url.as_ref();
+            backend.tls.is_none() && url.is_some_and(BaseUrl::is_https)
+        };
+        if config.backends.iter().any(is_https) {
+            self.pool.connector().prepare_tls();
         }
     }
 

@@ -4,7 +4,7 @@ use http::request::Parts;
 
 use super::{
     OpenAiProxyLayer,
-    state::{Shared, State, warn},
+    state::{Prepare, Shared, State, warn},
 };
 use crate::{
     config::Config,
@@ -22,18 +22,25 @@ pub struct Builder<F = Forward> {
     health_path: Option<Box<str>>,
     selector: Option<Arc<dyn Select>>,
     observe: ObserveLayer,
+    /// None for a client of the application's own.
+    pub(super) prepare: Option<Prepare>,
     forward: F,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
+        let forward = Forward::new();
         Self {
             config,
             paths: endpoint::Mount::default(),
             health_path: None,
             selector: None,
             observe: ObserveLayer::new(),
-            forward: Forward::new(),
+            prepare: Some(Arc::new({
+                let forward = forward.clone();
+                move |config: &Config| forward.prepare_for(config)
+            })),
+            forward,
         }
     }
 }
@@ -134,6 +141,7 @@ impl<F> Builder<F> {
             health_path: self.health_path,
             selector: self.selector,
             observe: self.observe,
+            prepare: None,
             forward,
         }
     }
@@ -146,7 +154,7 @@ impl<F> Builder<F> {
             route = route.with_shared_selector(selector);
         }
         let state = State::new(&self.config, self.observe, route);
-        let shared = Shared::new(self.paths, self.health_path, state);
+        let shared = Shared::new(self.paths, self.health_path, self.prepare, state);
         OpenAiProxyLayer::new(Arc::new(shared), self.forward)
     }
 }

@@ -17,7 +17,11 @@ pub(super) struct Shared {
     pub(super) health_path: Option<Box<str>>,
     state: watch::Sender<Arc<State>>,
     is_draining: AtomicBool,
+    prepare: Option<Prepare>,
 }
+
+/// Makes the client of backends ready for a configuration.
+pub(super) type Prepare = Arc<dyn Fn(&Config) + Send + Sync>;
 
 /// What the configuration says. A reload replaces it.
 pub(super) struct State {
@@ -49,8 +53,14 @@ impl State {
 }
 
 impl Shared {
-    pub(super) fn new(paths: endpoint::Mount, health_path: Option<Box<str>>, state: State) -> Self {
+    pub(super) fn new(
+        paths: endpoint::Mount,
+        health_path: Option<Box<str>>,
+        prepare: Option<Prepare>,
+        state: State,
+    ) -> Self {
         Self {
+            prepare,
             paths,
             health_path,
             state: watch::Sender::new(Arc::new(state)),
@@ -60,6 +70,9 @@ impl Shared {
 
     pub(super) fn reload(&self, config: &Config) {
         warn(config);
+        if let Some(prepare) = &self.prepare {
+            prepare(config);
+        }
         self.state.send_modify(|state| {
             let route = BackendRouteLayer::reloaded(config, Some(&state.route));
             let keys = KeysLayer::reloaded(config, Some(&state.keys));

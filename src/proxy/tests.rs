@@ -268,3 +268,30 @@ async fn a_body_that_breaks_off_has_not_ended() {
     // The task is woken by itself.
     assert!(body.frame().await.unwrap().is_err());
 }
+
+#[test]
+fn a_reload_makes_the_client_ready_before_requests_see_it() {
+    use std::sync::Arc;
+
+    use crate::Config;
+
+    let config = |name: &str| {
+        let backend = crate::BackendConfig::new(name, "http://127.0.0.1:1");
+        Config::builder().backend(backend).build().unwrap()
+    };
+    let prepared = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut builder = OpenAiProxyLayer::builder(config("old"));
+    builder.prepare = Some(Arc::new({
+        let prepared = prepared.clone();
+        move |config: &Config| {
+            prepared
+                .lock()
+                .unwrap()
+                .push(config.backends[0].name.clone())
+        }
+    }));
+    let handle = builder.build().handle();
+    assert!(prepared.lock().unwrap().is_empty());
+    handle.reload(config("new"));
+    assert_eq!(*prepared.lock().unwrap(), ["new".into()]);
+}

@@ -64,12 +64,21 @@ impl Connector {
         }
     }
 
+    /// The same for all origins without settings of their own.
+    pub(crate) fn prepare_tls(&self) {
+        let _ = self.default_tls();
+    }
+
+    fn default_tls(&self) -> &Result<tls::Client, tls::Unusable> {
+        let default = || tls::Client::new(tls::Credentials::default());
+        self.tls.get_or_init(default)
+    }
+
     fn tls<'a>(&'a self, origin: &'a Origin) -> Result<&'a tls::Client, Error> {
         if let Some(client) = origin.tls() {
             return Ok(client);
         }
-        let default = || tls::Client::new(tls::Credentials::default());
-        let client = self.tls.get_or_init(default).as_ref();
+        let client = self.default_tls().as_ref();
         client.map_err(|error| Error::new(Kind::TlsProtocol).with_source(error.to_string()))
     }
 
