@@ -45,6 +45,7 @@ pub struct Exchange {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Times {
     pub(super) head: Option<Duration>,
+    pub(super) first_chunk: Option<Duration>,
     pub(super) first_token: Option<Duration>,
     pub(super) last_chunk: Duration,
     pub(super) longest_gap: Duration,

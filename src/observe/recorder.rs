@@ -191,6 +191,8 @@ impl Recorder {
         if self.chunks > 0 {
             let gap = now.saturating_sub(self.times.last_chunk);
             self.times.longest_gap = self.times.longest_gap.max(gap);
+        } else {
+            self.times.first_chunk = Some(now);
         }
         self.times.last_chunk = now;
         self.response_bytes += data.len() as u64;

@@ -20,7 +20,7 @@ macro_rules! named {
             otel.kind = "client",
             otel.status_code = Empty,
             gen_ai.operation.name = $operation,
-            gen_ai.provider.name = Empty,
+            gen_ai.provider.name = "openai",
             gen_ai.request.model = Empty,
             gen_ai.request.stream = Empty,
             gen_ai.response.model = Empty,
@@ -63,7 +63,7 @@ pub(super) fn close(span: &Span, exchange: &Exchange) {
     }
     span.record(
         "gen_ai.response.time_to_first_chunk",
-        exchange.time_to_first_token().map(seconds),
+        exchange.times.first_chunk.map(seconds),
     );
     for (name, count) in [
         (

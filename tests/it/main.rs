@@ -20,6 +20,7 @@ mod limits;
 mod listeners;
 mod models;
 mod no_duplicates;
+mod observe;
 mod operations;
 mod own_fields;
 mod pings;

@@ -680,11 +680,18 @@ async fn at_debug_the_log_has_spans_with_the_names_of_opentelemetry() {
             "gen_ai.operation.name=\"chat\"",
             "gen_ai.provider.name=",
             "gen_ai.request.model=\"llama\"",
-            "server.address=\"127.0.0.1\"",
-            "server.port=",
+            "otel.name=\"chat llama\"",
+            "otel.kind=\"client\"",
         ]) {
             assert!(span.contains(name), "{name} is not in {span}");
         }
+        let is_error = line.contains("connection_refused");
+        assert_eq!(
+            span.contains("otel.status_code=\"ERROR\""),
+            is_error,
+            "{span}"
+        );
+        assert!(!span.contains("127.0.0.1"), "{span}");
     }
 }
 
