@@ -17,6 +17,7 @@
 //! assert_eq!(backend.name(), "local");
 //! assert_eq!(backend.model(), Some("llama3.2"));
 //! assert_eq!(backend.url(), "http://127.0.0.1:11434/v1");
+//! assert_eq!(backend.provider(), "openai");
 //! assert_eq!(backend.timeouts().response_head.as_secs(), 600);
 //! assert!(!backend.is_cooling_down());
 //! # Ok::<(), tower_openai_proxy::ConfigError>(())
@@ -25,11 +26,13 @@
 mod health;
 mod in_flight;
 mod origin;
+mod provider;
 mod queue;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    borrow::Cow,
     fmt,
     hash::{Hash, Hasher},
     path::Path,
@@ -87,6 +90,7 @@ struct Inner {
     weight: f64,
     name_hash: StableHash,
     max_in_flight: Option<usize>,
+    provider: Cow<'static, str>,
     shared: Arc<Shared>,
 }
 
@@ -171,6 +175,10 @@ impl Backend {
             weight: backend.weight.0,
             name_hash: StableHash::of(backend.name.as_bytes()),
             max_in_flight: backend.max_in_flight,
+            provider: match &backend.provider {
+                Some(name) => Cow::Owned(name.to_string()),
+                None => Cow::Borrowed(provider::of_host(url.host())),
+            },
             shared: previous
                 .iter()
                 .find(|known| known.0.name == backend.name && known.0.url == *url)
@@ -197,6 +205,12 @@ impl Backend {
     /// The Unix socket at which it is reached, if it has one.
     pub fn socket(&self) -> Option<&Path> {
         self.0.url.socket().map(|socket| &**socket)
+    }
+
+    /// Who generates its answers, by OpenTelemetry's name (`gen_ai.provider.name`): as configured, else
+    /// what its host tells, such as `groq`, else `openai`.
+    pub fn provider(&self) -> &str {
+        &self.0.provider
     }
 
     /// Its timeouts.

@@ -142,3 +142,40 @@ fn debug_shows_neither_url_nor_key() {
         "{debug}"
     );
 }
+
+#[test]
+fn the_provider_is_the_hosts_unless_it_is_configured() {
+    for (host, provider) in [
+        ("api.openai.com", "openai"),
+        ("contoso.openai.azure.com", "azure.ai.openai"),
+        ("contoso.cognitiveservices.azure.com", "azure.ai.openai"),
+        ("api.groq.com", "groq"),
+        ("API.Groq.COM", "groq"),
+        ("api.groq.com.", "groq"),
+        ("api.groq.com:8080", "groq"),
+        ("api.mistral.ai", "mistral_ai"),
+        ("api.deepseek.com", "deepseek"),
+        ("api.x.ai", "x_ai"),
+        ("us-east-1.api.x.ai", "x_ai"),
+        ("api.perplexity.ai", "perplexity"),
+        ("generativelanguage.googleapis.com", "gcp.gemini"),
+        ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+        ("europe-west1-aiplatform.googleapis.com", "gcp.vertex_ai"),
+        ("api.moonshot.ai", "moonshot_ai"),
+        ("api.moonshot.cn", "moonshot_ai"),
+        ("api.anthropic.com", "anthropic"),
+        ("127.0.0.1:11434", "openai"),
+        ("[::1]:11434", "openai"),
+        ("x.ai.example.org", "openai"),
+        ("notx.ai", "openai"),
+        ("ai", "openai"),
+    ] {
+        assert_eq!(
+            at(&format!("http://{host}/v1")).provider(),
+            provider,
+            "{host}"
+        );
+    }
+    let entry = r#"{"name":"a","url":"http://api.groq.com","provider":"vllm"}"#;
+    assert_eq!(backends(entry, "")[0].provider(), "vllm");
+}

@@ -261,6 +261,7 @@ pub struct BackendConfig {
     pub(super) priority: i64,
     pub(super) weight: f64,
     pub(super) max_in_flight: Option<u64>,
+    pub(super) provider: Option<String>,
 }
 
 /// The models of a backend, as they were written: messages name their places.
@@ -311,6 +312,7 @@ impl BackendConfig {
             priority: 0,
             weight: 1.0,
             max_in_flight: None,
+            provider: None,
         }
     }
 
@@ -533,6 +535,17 @@ impl BackendConfig {
         self.max_in_flight = Some(requests);
         self
     }
+
+    /// Who generates its answers, as metrics and spans name it (`gen_ai.provider.name` of
+    /// OpenTelemetry): `openai`, `groq`, `mistral_ai` or any other name. It must not be empty, contain
+    /// control characters, or begin or end with blanks.
+    ///
+    /// Default: what the host tells (OpenAI, Azure OpenAI, Groq, Mistral, DeepSeek, xAI, Perplexity,
+    /// Gemini, Vertex AI, Moonshot and Anthropic are known), else `openai`.
+    pub fn provider(mut self, name: impl Into<String>) -> Self {
+        self.provider = Some(name.into());
+        self
+    }
 }
 
 impl fmt::Debug for BackendConfig {
@@ -558,6 +571,7 @@ impl fmt::Debug for BackendConfig {
             .field("priority", &self.priority)
             .field("weight", &self.weight)
             .field("max_in_flight", &self.max_in_flight)
+            .field("provider", &self.provider)
             .finish()
     }
 }

@@ -88,6 +88,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// | `….priority` | 0 | see [`BackendConfig::priority`] |
 /// | `….weight` | 1 | see [`BackendConfig::weight`] |
 /// | `….max_in_flight` | none | see [`BackendConfig::max_in_flight`] |
+/// | `….provider` | by the host | see [`BackendConfig::provider`] |
 /// | `settings.timeout` | 600 | seconds, see [`ConfigBuilder::timeout`] |
 /// | `settings.connect_timeout` | 10 | seconds, see [`ConfigBuilder::connect_timeout`] |
 /// | `settings.idle_timeout` | 300 | seconds, see [`ConfigBuilder::idle_timeout`] |
@@ -241,6 +242,7 @@ impl Default for Config {
             priority: 0,
             weight: Weight(1.0),
             max_in_flight: None,
+            provider: None,
         };
         Self {
             backends: vec![openai],
@@ -302,6 +304,7 @@ pub(crate) struct BackendSettings {
     pub(crate) priority: i64,
     pub(crate) weight: Weight,
     pub(crate) max_in_flight: Option<usize>,
+    pub(crate) provider: Option<Box<str>>,
 }
 
 impl BackendSettings {

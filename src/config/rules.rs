@@ -113,6 +113,9 @@ impl BackendConfig {
         let tls = self.tls(path)?;
         let via = self.via(path)?;
         let (own_fields, has_key) = self.own_fields(path, environment)?;
+        if self.provider.as_deref().is_some_and(|name| !is_name(name)) {
+            return Err(must_be(allowed::NAME, field("provider")));
+        }
         let paths = self.paths.map(|paths| patterns(&paths, &field("paths")));
         if !(self.weight > 0.0 && self.weight.is_finite()) {
             return Err(must_be(allowed::WEIGHT, field("weight")));
@@ -137,6 +140,7 @@ impl BackendConfig {
             max_in_flight: self
                 .max_in_flight
                 .map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
+            provider: self.provider.map(Into::into),
         })
     }
 }

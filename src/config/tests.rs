@@ -180,7 +180,8 @@ fn every_field_from_the_file_as_from_the_builder() {
           "primary_backends": [
             { "name": "a", "url": "http://a:8080/base/?api-version=1", "model": "m", "timeout": 2.5,
               "models": { "openai/*": "*", "fast": "gpt-4o-mini", "o3": "" },
-              "api_key_env": "KEY", "paths": ["/responses/*", "/models"], "websocket": false },
+              "api_key_env": "KEY", "paths": ["/responses/*", "/models"], "websocket": false,
+              "provider": "groq" },
             { "name": "LLM2", "models": ["gpt-*", "o3"], "priority": -1, "weight": 0.5,
               "max_in_flight": 8 },
             { "name": "Zoë 3", "url": "http://[::1]:3/" }
@@ -202,7 +203,8 @@ fn every_field_from_the_file_as_from_the_builder() {
                 .timeout(Duration::from_millis(2500))
                 .api_key("sk-secret")
                 .paths(["/responses/*", "/models"])
-                .websocket(false),
+                .websocket(false)
+                .provider("groq"),
         )
         .backend(
             BackendConfig::new("LLM2", "")
@@ -747,14 +749,14 @@ fn backends_that_are_not_allowed() {
             "`primary_backends[1].api_key` is not a known field; known here are `name`, `url`, \
              `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
              `ca_file`, `client_cert`, `client_key`, `proxy`, `paths`, `websocket`, `priority`, \
-             `weight` and `max_in_flight`",
+             `weight`, `max_in_flight` and `provider`",
         ),
         (
             r#"{ "name": "b", "a.\n\u001b[2J": »1 }"#,
             "`primary_backends[1].a.\\n\\u{1b}[2J` is not a known field; known here are `name`, \
              `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, `api_key_field`, `accept_encoding`, `headers`, \
              `ca_file`, `client_cert`, `client_key`, `proxy`, `paths`, `websocket`, `priority`, \
-             `weight` and `max_in_flight`",
+             `weight`, `max_in_flight` and `provider`",
         ),
         (
             r#"{ "name": "b", "accept_encoding": »"gzip" }"#,
@@ -789,6 +791,15 @@ fn backends_that_are_not_allowed() {
         (
             r#"{ "name": "b", "model": »"m\n" }"#,
             "`primary_backends[1].model` must be a model's name, without control characters",
+        ),
+        (
+            r#"{ "name": "b", "provider": »"" }"#,
+            "`primary_backends[1].provider` must be a name: not empty, without control characters \
+             and blanks at its ends",
+        ),
+        (
+            r#"{ "name": "b", "provider": »null }"#,
+            "`primary_backends[1].provider` must be a string, not null",
         ),
         (
             r#"{ "name": "b", "timeout": »0 }"#,
@@ -964,7 +975,7 @@ fn documents_that_are_not_allowed() {
 const EVERYTHING: &str = r#"{
   # One of ours.
   "primary_backends": [
-    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY", "paths": ["*"], "websocket": false },
+    { "name": "é", "url": "http://a:1/v1?key=secret", "model": "m", "timeout": 2.5, "api_key_env": "KEY", "paths": ["*"], "websocket": false, "provider": "p" },
     { "name": "b" } // a placeholder
   ],
   "settings": {

@@ -146,11 +146,12 @@ fn backend(item: &Field<'_>, folder: &Path) -> Result<BackendConfig, ConfigError
             "max_in_flight" => {
                 backend = backend.max_in_flight(field.whole_number(allowed::COUNT)?);
             }
+            "provider" => backend = backend.provider(field.string()?),
             _ => {
                 return Err(field.unknown(
                     "`name`, `url`, `model`, `models`, `timeout`, `api_key_env`, `api_key_file`, \
                      `api_key_field`, `accept_encoding`, `headers`, `ca_file`, `client_cert`, `client_key`, `proxy`, `paths`, \
-                     `websocket`, `priority`, `weight` and `max_in_flight`",
+                     `websocket`, `priority`, `weight`, `max_in_flight` and `provider`",
                 ));
             }
         }
