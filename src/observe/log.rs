@@ -21,7 +21,7 @@ pub const ACCESS_LOG_TARGET: &str = "tower_openai_proxy::access";
 /// | `head_ms` | milliseconds from the request's headers to the response's |
 /// | `total_ms` | milliseconds from the request's headers to the end |
 /// | `bytes` | of the response body, or of what the backend sent on a WebSocket |
-/// | `end` | `complete`, `client left`, or what went wrong |
+/// | `end` | [`Exchange::end`] |
 /// | `cause` | the underlying error, if any |
 /// | `endpoint` | [`Exchange::endpoint`], but for `/chat/completions` |
 /// | `key` | [`Exchange::client_name`] |
@@ -49,11 +49,6 @@ pub fn access_log(_: &Parts) -> Option<impl FnOnce(&Exchange) + Send + use<>> {
 
 fn log(exchange: &Exchange) {
     let cause = exchange.error().and_then(std::error::Error::source);
-    let end = match (exchange.outcome(), exchange.error()) {
-        (_, Some(error)) => reason(error),
-        (Outcome::ClientLeft, None) => "client left",
-        (_, None) => "complete",
-    };
     let endpoint = Some(exchange.endpoint()).filter(|it| *it != "/chat/completions");
     let plain = |value: &&str| is_plain(value);
     let usage = exchange.usage();
@@ -65,7 +60,7 @@ fn log(exchange: &Exchange) {
         head_ms = exchange.time_to_head().map(millis),
         total_ms = millis(exchange.duration()),
         bytes = exchange.response_bytes(),
-        end,
+        end = exchange.end(),
         cause = cause.map(field::display),
         endpoint,
         key = exchange.client_name().filter(plain),
@@ -82,6 +77,18 @@ fn log(exchange: &Exchange) {
         trace_id = exchange.trace_context().map(TraceContext::trace_id),
         "exchange"
     );
+}
+
+impl Exchange {
+    /// How it ended, in words: `complete`, `client left`, or what went wrong, such as `idle_timeout`. The
+    /// access log shows it as `end`.
+    pub fn end(&self) -> &str {
+        match (self.outcome(), self.error()) {
+            (_, Some(error)) => reason(error),
+            (Outcome::ClientLeft, None) => "client left",
+            (_, None) => "complete",
+        }
+    }
 }
 
 /// What went wrong, in a word or two.

@@ -9,7 +9,7 @@ use std::{
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::{key, listen::Address, print, source::Source, tls::Files};
+use crate::{key, listen::Address, log, print, source::Source, tls::Files};
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -28,6 +28,9 @@ Usage: server [OPTIONS]
       --tls-key PEM   and this private key, without a passphrase; both are reloaded
                       with the configuration
       --workers N     worker threads, each with separate backend connections; default: one per core
+      --metrics ADDR  answer Prometheus there, GET /metrics; default: off
+      --log-format FORMAT
+                      text, or json: one JSON object per line; default: text
       --drain-delay SECONDS
                       how long requests are still served as before after SIGTERM or SIGINT,
                       while /readyz already says 503; default: 0
@@ -74,6 +77,7 @@ pub(crate) struct Arguments {
     pub(crate) listen: Vec<Address>,
     pub(crate) check: bool,
     pub(crate) demo: bool,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) workers: NonZeroUsize,
     pub(crate) drain_delay: Duration,
     pub(crate) drain_timeout: Duration,
@@ -96,6 +100,7 @@ impl Arguments {
             listen: Vec::new(),
             check: false,
             demo: false,
+            metrics: None,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         };
         let (mut certificate, mut key) = (None, None);
@@ -109,6 +114,14 @@ impl Arguments {
                 }
                 Arg::Long("check") => arguments.check = true,
                 Arg::Long("demo") => arguments.demo = true,
+                Arg::Long("metrics") => {
+                    let allowed = "an IP address and a port, such as 127.0.0.1:9464";
+                    arguments.metrics = Some(value(&mut parser, "--metrics", allowed)?);
+                }
+                Arg::Long("log-format") => {
+                    // `log::choose_format` has taken it.
+                    value::<log::Format>(&mut parser, log::FORMAT_OPTION, "text or json")?;
+                }
                 Arg::Long("watch") => arguments.watch = true,
                 Arg::Long("tls-cert") => certificate = Some(parser.value()?.into()),
                 Arg::Long("tls-key") => key = Some(parser.value()?.into()),

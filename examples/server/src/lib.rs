@@ -20,6 +20,7 @@ mod files;
 mod key;
 mod listen;
 mod log;
+mod metrics;
 mod notice;
 mod notify;
 mod print;
@@ -32,8 +33,17 @@ mod source;
 mod tests;
 mod tls;
 
-use std::{error::Error, io, net::SocketAddr, path::Path, process::ExitCode, thread};
+use std::{
+    env,
+    error::Error,
+    io,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::ExitCode,
+    thread,
+};
 
+use http::request::Parts;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
@@ -44,6 +54,8 @@ use self::{
     arguments::Arguments,
     control::{Ending, Signals},
     listen::{Address, Bound},
+    log::Format,
+    metrics::Metrics,
     probes::Readiness,
     reload::{Current, Watched},
     serve::Options,
@@ -60,6 +72,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// 0 after a drain, 2 if the command line, a file or an address it names can't be used, 1 for
 /// anything else, such as a second signal to end.
 pub fn main() -> ExitCode {
+    log::choose_format(env::args_os());
     let prepared = match prepare() {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
@@ -89,6 +102,7 @@ struct Prepared {
     watched: Watched,
     loaded: Loaded,
     bound: Vec<Bound>,
+    metrics_listener: Option<TcpListener>,
 }
 
 /// None where the command line only asked a question, which has been answered.
@@ -108,11 +122,16 @@ fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
         return Ok(None);
     }
     let bound = listen::bind(&arguments.listen, arguments.workers)?;
+    let metrics_listener = arguments.metrics.map(|address| {
+        let listener = metrics::bind(address);
+        listener.map_err(|error| format!("cannot serve metrics on {address}: {error}"))
+    });
     Ok(Some(Prepared {
         arguments,
         watched,
         loaded,
         bound,
+        metrics_listener: metrics_listener.transpose()?,
     }))
 }
 
@@ -122,6 +141,7 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         watched,
         loaded,
         mut bound,
+        metrics_listener,
     } = prepared;
     descriptors::raise_limit();
     let mut source = arguments.source;
@@ -129,14 +149,25 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         source.demo_url = Some(format!("http://{}/v1", start_demo()?));
     }
     let loaded = source.redirect(loaded)?;
-    let layer = OpenAiProxyLayer::builder(loaded.config)
+    let mut builder = OpenAiProxyLayer::builder(loaded.config)
         .prefixes(["/", "/v1"])
         .all_paths()
         .except(probes::PATHS)
-        .health("/health")
-        .observer(access_log)
-        .build();
+        .health("/health");
+    builder = match log::format() {
+        Format::Text => builder.observer(access_log),
+        Format::Json => builder.observer(log::json_log),
+    };
+    let metrics = metrics_listener.map(|listener| (listener, Metrics::leak()));
+    if let Some((_, metrics)) = &metrics {
+        let metrics: &'static Metrics = metrics;
+        builder = builder.observer(move |request: &Parts| metrics.observe(request));
+    }
+    let layer = builder.build();
     log_start(&source, &layer);
+    if let Some((listener, metrics)) = metrics {
+        metrics.serve(listener, layer.handle())?;
+    }
     let (tls, current_tls) = loaded.tls.map(watch::channel).unzip();
 
     let options = Options {

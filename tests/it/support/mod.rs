@@ -8,6 +8,7 @@ pub(crate) mod http2;
 #[cfg(not(any(windows, target_vendor = "apple")))]
 pub(crate) mod https;
 mod message;
+mod metrics;
 mod server;
 #[cfg(target_os = "linux")]
 pub(crate) mod usage;
@@ -21,6 +22,7 @@ pub(crate) use self::{
     backend::{Backend, Record, Unreachable, nobody},
     config::{DEMO_CONFIG, TempFile, config_for, config_of, config_with, entry},
     message::{Message, chunked, dechunk, post, post_with, response},
+    metrics::{Metrics, Scrape},
     server::{Server, example},
     wire::{Wire, write_until_stopped},
 };
