@@ -40,6 +40,11 @@ impl Digest {
         Some(Self(bytes))
     }
 
+    fn words(&self) -> [u64; 4] {
+        let (words, _) = self.0.as_chunks();
+        std::array::from_fn(|index| u64::from_ne_bytes(words[index]))
+    }
+
     /// The text that [`parse`](Self::parse) reads.
     pub(crate) fn text(&self) -> String {
         let digits = self.0.iter().map(|byte| format!("{byte:02x}"));
@@ -49,7 +54,7 @@ impl Digest {
 
 impl PartialEq for Digest {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.words().ct_eq(&other.words()).into()
     }
 }
 
@@ -57,8 +62,8 @@ impl Eq for Digest {}
 
 impl Hash for Digest {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        let [first, ..] = self.words();
+        state.write_u64(first);
     }
 }
 
