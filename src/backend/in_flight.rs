@@ -14,17 +14,18 @@ impl Backend {
 
     /// Takes a place, whoever waits for it.
     pub(super) fn take_place(&self) -> Option<InFlight> {
+        self.count_one().then(|| InFlight(self.clone()))
+    }
+
+    /// Counts one more, unless it is full.
+    fn count_one(&self) -> bool {
         let in_flight = &self.0.shared.in_flight;
-        let is_taken = match self.0.max_in_flight {
-            None => {
-                in_flight.fetch_add(1, SeqCst);
-                true
-            }
-            Some(max) => in_flight
-                .fetch_update(SeqCst, SeqCst, |count| (count < max).then_some(count + 1))
-                .is_ok(),
+        let Some(max) = self.0.max_in_flight else {
+            in_flight.fetch_add(1, SeqCst);
+            return true;
         };
-        is_taken.then(|| InFlight(self.clone()))
+        let one_more = |count| (count < max).then_some(count + 1);
+        in_flight.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }
 }
 
@@ -32,12 +33,14 @@ impl Backend {
 pub(crate) struct InFlight(Backend);
 
 impl InFlight {
-    /// `None` where the backend is full, or others wait for it.
-    pub(crate) fn begin(backend: &Backend) -> Option<Self> {
-        if backend.0.max_in_flight.is_some() && backend.is_waited_for() {
-            return None;
+    /// Fails where the backend is full, or others wait for it.
+    pub(crate) fn begin(backend: Backend) -> Result<Self, Backend> {
+        let is_taken = backend.0.max_in_flight.is_some() && backend.is_waited_for();
+        if !is_taken && backend.count_one() {
+            Ok(Self(backend))
+        } else {
+            Err(backend)
         }
-        backend.take_place()
     }
 
     pub(crate) fn backend(&self) -> &Backend {

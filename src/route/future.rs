@@ -86,10 +86,13 @@ where
         service: S,
         routes: Arc<Routes>,
     ) -> Self {
-        let Some(in_flight) = InFlight::begin(&backend) else {
-            let (parts, body) = request.into_parts();
-            let body = Reading::Streamed(Some(body));
-            return Self::several(parts, body, vec![backend], service, routes);
+        let in_flight = match InFlight::begin(backend) {
+            Ok(in_flight) => in_flight,
+            Err(full) => {
+                let (parts, body) = request.into_parts();
+                let body = Reading::Streamed(Some(body));
+                return Self::several(parts, body, vec![full], service, routes);
+            }
         };
         let is_preflight = preflighted_method(request.method(), request.headers()).is_some();
         Self {
@@ -170,12 +173,12 @@ where
                 Some(Admission::Probe(probe)) => Some(probe),
                 Some(Admission::Up) | None => None,
             };
-            match InFlight::begin(&backend) {
-                Some(in_flight) => {
+            match InFlight::begin(backend) {
+                Ok(in_flight) => {
                     self.probe = probe;
                     return self.attempt(in_flight, left);
                 }
-                None => self.full.push(backend),
+                Err(full) => self.full.push(full),
             }
         }
         None

@@ -90,7 +90,7 @@ fn one_slow(selector: &dyn Select) -> (u64, u64, [usize; 4]) {
         let slot = slots[server].iter_mut().min().unwrap();
         let end = now.max(*slot) + work;
         *slot = end;
-        ends.push(end, InFlight::begin(&chosen).unwrap());
+        ends.push(end, InFlight::begin(chosen.clone()).ok().unwrap());
         times.push(end - now);
         counts[server] += 1;
     }
@@ -142,7 +142,7 @@ fn conversations(selector: &dyn Select, leaves: bool) -> (f64, f64) {
             turns += 1;
             same += u64::from(before == number(&chosen));
         }
-        ends.push(now + 200_000, InFlight::begin(&chosen).unwrap());
+        ends.push(now + 200_000, InFlight::begin(chosen.clone()).ok().unwrap());
         if turn > 1000 && !is_away {
             let counts = all.iter().map(Backend::in_flight);
             greatest = greatest.max(counts.clone().max().unwrap());

@@ -25,7 +25,7 @@ fn select(selector: &impl Select, backends: &[Backend], value: Option<&str>) -> 
 
 fn busy(backend: &Backend, count: usize) -> Vec<InFlight> {
     (0..count)
-        .map(|_| InFlight::begin(backend).unwrap())
+        .map(|_| InFlight::begin(backend.clone()).ok().unwrap())
         .collect()
 }
 
