@@ -11,8 +11,8 @@ use std::{
 use tokio::time::timeout;
 
 use crate::support::{
-    Backend, DEMO_CONFIG, Message, Server, TempFile, Wire, config_for, config_of, entry, post,
-    response, soon,
+    Backend, DEMO_CONFIG, Message, Server, TempFile, Wire, config_for, config_of, entry, nobody,
+    post, response, soon,
 };
 
 async fn ask(server: &Server, method: &str, path: &str) -> Message {
@@ -207,6 +207,49 @@ fn a_delay_that_is_no_duration_is_refused() {
         assert_eq!(output.status.code(), Some(2));
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("`--drain-delay "), "{message}");
+    }
+}
+
+// The health check.
+
+#[tokio::test]
+async fn a_health_check_succeeds_with_the_answer() {
+    let (server, backend) = start(&["--drain-delay", "600"]).await;
+    let ask = async |path: &str| {
+        let url = format!("http://{}{path}", server.address);
+        let mut command = Server::command();
+        command.args(["--health", &url]);
+        let asking = tokio::task::spawn_blocking(move || run(&mut command));
+        let output = asking.await.expect("no panic");
+        let message = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.stdout.is_empty());
+        (output.status.code(), message)
+    };
+    for path in ["/livez", "/readyz", "/health"] {
+        assert_eq!(ask(path).await, (Some(0), String::new()));
+    }
+    let (status, message) = ask("/v1/models").await;
+    assert_eq!(status, Some(1));
+    assert!(message.contains("401 Unauthorized"), "{message}");
+    server.signal("TERM");
+    until_probes(&server, [200, 503, 200]).await;
+    assert_eq!(ask("/livez").await.0, Some(0));
+    assert_eq!(ask("/readyz").await.0, Some(1));
+    assert!(!backend.is_contacted().await);
+}
+
+#[tokio::test]
+async fn a_health_check_fails_where_nobody_answers() {
+    let nobody = format!("http://{}/livez", nobody().await);
+    let output = run(Server::command().args(["--health", &nobody]));
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("refused"), "{message}");
+    for wrong in ["", "localhost", "https://127.0.0.1/", "http://", "/livez"] {
+        let output = run(Server::command().args(["--health", wrong]));
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains("`--health "), "{message}");
     }
 }
 

@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::{key, listen::Address, log, print, source::Source, tls::Files};
+use crate::{health, key, listen::Address, log, print, source::Source, tls::Files};
 
 const HELP: &str = "\
 A transparent proxy for OpenAI-compatible chat completions.
@@ -22,6 +23,8 @@ Usage: server [OPTIONS]
                       unix:PATH; may be given more than once; default: 127.0.0.1:8000
       --check         read everything as at a start, say what is wrong with it, and exit:
                       with status 0, silently, if all is right, else with status 2
+      --health URL    ask a running server, as at http://127.0.0.1:8000/livez, and exit: with
+                      status 0 if the answer is a success, else with status 1
       --demo          answer from an embedded mock of the OpenAI API: needs no key and no network
       --watch         reload the configuration when the file changes; SIGHUP always does
       --tls-cert PEM  serve HTTPS with this certificate, those of its issuers after it,
@@ -76,6 +79,8 @@ pub(crate) struct Arguments {
     pub(crate) watch: bool,
     pub(crate) listen: Vec<Address>,
     pub(crate) check: bool,
+    /// A server to ask, in place of being one.
+    pub(crate) health: Option<Uri>,
     pub(crate) demo: bool,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) workers: NonZeroUsize,
@@ -99,6 +104,7 @@ impl Arguments {
             keep_alive: Duration::from_secs(620),
             listen: Vec::new(),
             check: false,
+            health: None,
             demo: false,
             metrics: None,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -113,6 +119,13 @@ impl Arguments {
                     arguments.listen.push(address);
                 }
                 Arg::Long("check") => arguments.check = true,
+                Arg::Long("health") => {
+                    let url = parser.value()?.string()?;
+                    let allowed = "an http URL, such as http://127.0.0.1:8000/livez";
+                    let parsed = health::parse(&url);
+                    let error = || format!("`--health {url}`: it must be {allowed}");
+                    arguments.health = Some(parsed.ok_or_else(error)?);
+                }
                 Arg::Long("demo") => arguments.demo = true,
                 Arg::Long("metrics") => {
                     let allowed = "an IP address and a port, such as 127.0.0.1:9464";

@@ -17,6 +17,7 @@ mod control;
 mod demo;
 mod descriptors;
 mod files;
+mod health;
 mod key;
 mod listen;
 mod log;
@@ -53,6 +54,7 @@ use tower_openai_proxy::{Backend, OpenAiProxyLayer, observe::access_log};
 use self::{
     arguments::Arguments,
     control::{Ending, Signals},
+    health::Unwell,
     listen::{Address, Bound},
     log::Format,
     metrics::Metrics,
@@ -77,8 +79,9 @@ pub fn main() -> ExitCode {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
+            let status = if error.is::<Unwell>() { 1 } else { 2 };
             print::error(error);
-            return ExitCode::from(2);
+            return ExitCode::from(status);
         }
     };
     if let Err(error) = log::start() {
@@ -111,6 +114,10 @@ fn prepare() -> Result<Option<Prepared>, Box<dyn Error>> {
     let Some(arguments) = arguments else {
         return Ok(None);
     };
+    if let Some(url) = &arguments.health {
+        health::ask(url)?;
+        return Ok(None);
+    }
     let watched = arguments.source.paths().into_iter();
     let watched = watched.filter(|_| arguments.watch).map(Path::to_owned);
     let mut watched = Watched::new(watched.collect());
