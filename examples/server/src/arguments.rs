@@ -13,7 +13,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use crate::{health, key, listen::Address, log, print, source::Source, tls::Files};
 
 const HELP: &str = "\
-A transparent proxy for OpenAI-compatible chat completions.
+A transparent proxy for the OpenAI API.
 
 Usage: server [OPTIONS]
 
