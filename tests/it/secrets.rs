@@ -1069,7 +1069,6 @@ async fn debug_output_tells_no_key() {
         "ResponseFuture {",
         "SharedCredentials {",
         "Timeout {",
-        "TimeoutBody {",
         "TimeoutLayer {",
         "Unencrypted {",
     ] {

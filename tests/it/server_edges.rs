@@ -57,6 +57,8 @@ impl Process {
             }
         })
         .await;
+        // Its listener is there before it is ready for signals.
+        assert!(is_healthy(address).await);
         process
     }
 

@@ -151,6 +151,9 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         metrics_listener,
     } = prepared;
     descriptors::raise_limit();
+    let runtime = new_runtime()?;
+    // Before a worker answers anybody who then knows that there is a server to signal to.
+    let signals = runtime.block_on(async { Signals::new() })?;
     let mut source = arguments.source;
     if arguments.demo {
         source.demo_url = Some(format!("http://{}/v1", start_demo()?));
@@ -188,13 +191,10 @@ fn run(prepared: Prepared) -> Result<(), Box<dyn Error>> {
         let listeners = listeners.collect();
         let layer = layer.with_separate_pool();
         let options = options.clone();
-        let runtime = runtime()?;
+        let runtime = new_runtime()?;
         let worker = thread::Builder::new().name("worker".to_owned());
         worker.spawn(move || runtime.block_on(serve::accept_all(listeners, layer, options)))?;
     }
-    let runtime = runtime()?;
-    // Before anybody can know that there is a server to signal to.
-    let signals = runtime.block_on(async { Signals::new() })?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     for Bound { address, .. } in &bound {
         match address {
@@ -239,13 +239,13 @@ fn log_start(source: &Source, layer: &OpenAiProxyLayer) {
 
 /// Starts the mock of the API on a separate thread.
 fn start_demo() -> io::Result<SocketAddr> {
-    let runtime = runtime()?;
+    let runtime = new_runtime()?;
     let address = runtime.block_on(demo::start())?;
     let demo = thread::Builder::new().name("demo".to_owned());
     demo.spawn(move || runtime.block_on(std::future::pending::<()>()))?;
     Ok(address)
 }
 
-fn runtime() -> io::Result<Runtime> {
+fn new_runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }

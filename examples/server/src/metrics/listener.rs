@@ -46,7 +46,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Starts the thread.
 pub(super) fn start(listener: TcpListener, registry: Registry) -> io::Result<()> {
-    let runtime = crate::runtime()?;
+    let runtime = crate::new_runtime()?;
     let listener = {
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(listener)?
