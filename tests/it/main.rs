@@ -26,6 +26,7 @@ mod observe;
 mod operations;
 mod own_fields;
 mod pings;
+mod reference;
 mod requests;
 mod responses;
 mod routes;
