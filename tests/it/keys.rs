@@ -924,10 +924,14 @@ async fn a_new_key_and_its_entry_are_printed() {
     let path = keys.path.display().to_string();
     let settings = format!(r#""keys_file":{}"#, Value::from(path));
     let config = config_of(&[self::entry("LLM1", backend.address, "")], &settings);
-    let server = Server::start(&config);
-    let mut client = Wire::connect(server.address).await;
-    client.send(by("x", "").replace("sk-x", key)).await;
-    assert_eq!(client.response().await.status(), 200);
+    for arguments in [&[][..], &["--demo"]] {
+        let server = Server::start_with(&config, arguments, &[]);
+        let mut client = Wire::connect(server.address).await;
+        let hello = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}"#;
+        let request = with_key("x", &post(hello)).replace("sk-x", key);
+        client.send(request).await;
+        assert_eq!(client.response().await.status(), 200, "{arguments:?}");
+    }
 }
 
 #[test]

@@ -45,9 +45,13 @@ impl Source {
     /// With `--demo`, points all backends at the mock.
     pub(crate) fn redirect(&self, mut loaded: Loaded) -> Result<Loaded, Box<dyn Error>> {
         if let Some(url) = &self.demo_url {
+            let has_client_keys = loaded.config.keys_file().is_some();
             let redirect = |backend: BackendConfig| {
                 if backend.is_placeholder() {
                     backend
+                } else if has_client_keys {
+                    // The mock asks for credentials, and the clients' go no further.
+                    backend.url(url).proxy("").api_key("demo")
                 } else {
                     backend.url(url).proxy("")
                 }
