@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{BackendConfig, ClientConfig, Config, ConfigError},
+    config::{BackendConfig, ClientConfig, Config, ConfigBuilder, ConfigError},
     digest::Digest,
     keys,
 };
@@ -47,6 +47,11 @@ impl Drop for Folder {
 
 fn hash(key: &str) -> String {
     keys::hash(key)
+}
+
+/// A configuration that any build takes.
+fn builder() -> ConfigBuilder {
+    Config::builder().backend(BackendConfig::new("LLM1", "http://a.test"))
 }
 
 /// An entry with these further members.
@@ -268,8 +273,7 @@ fn names_and_hashes_are_unique() {
         ),
         "`keys[1].hash` must be unique, but keys[0] has the same",
     );
-    let error = Config::default()
-        .to_builder()
+    let error = builder()
         .client(ClientConfig::new("alice").hash(a))
         .client(ClientConfig::new("alice"))
         .build();
@@ -356,7 +360,7 @@ fn unreadable_keys_files() {
 
 #[test]
 fn clients_in_code() {
-    let build = |client: ClientConfig| Config::default().to_builder().client(client).build();
+    let build = |client: ClientConfig| builder().client(client).build();
     // Names of a host application's own are freer than those of keys.
     let config = build(ClientConfig::new("alice@example.com").max_in_flight(1)).unwrap();
     assert!(!config.needs_client_key() && config.clients.len() == 1);
