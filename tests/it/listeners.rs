@@ -1,7 +1,8 @@
 //! Where the server listens: several addresses, unix sockets, and sockets that it was given. And what
 //! it tells the service manager.
 
-#![cfg(target_os = "linux")]
+// Started where the repository's config.json is, whose backend is https.
+#![cfg(all(target_os = "linux", any(feature = "native-tls", feature = "rustls")))]
 
 use std::{
     fs,

@@ -86,7 +86,8 @@ fn the_defaults_of_the_schema_are_those_of_the_configuration() {
         with_default.collect::<Map<_, _>>()
     });
     let mut backend = backend;
-    backend.insert("name".into(), "LLM1".into());
+    backend.insert("name".into(), "a".into());
+    backend.insert("url".into(), "http://a.test".into());
     let config = |text: &str| {
         let config = TempFile::new("config.json", text);
         Config::from_path(&config.path).expect("a configuration")
@@ -94,7 +95,7 @@ fn the_defaults_of_the_schema_are_those_of_the_configuration() {
     let document = serde_json::json!({ "primary_backends": [backend], "settings": settings });
     assert_eq!(
         config(&document.to_string()),
-        config(r#"{ "primary_backends": [{ "name": "LLM1" }] }"#)
+        config(r#"{ "primary_backends": [{ "name": "a", "url": "http://a.test" }] }"#)
     );
 }
 

@@ -150,8 +150,10 @@ async fn it_listens_on_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         return; // not everywhere
     }
+    let config = TempFile::new("config.json", DEMO_CONFIG);
     let mut command = Command::new(example("server"));
-    let server = Server::spawn(command.args(["--demo", "--listen", "[::1]:0"]));
+    command.args(["--demo", "--listen", "[::1]:0", "--config"]);
+    let server = Server::spawn(command.arg(&config.path));
     let port = server.address.port();
     assert_eq!(
         server.first_line,

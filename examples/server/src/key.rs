@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use lexopt::Error;
-use tower_openai_proxy::{ClientConfig, Config, keys};
+use tower_openai_proxy::{BackendConfig, ClientConfig, Config, keys};
 
 use crate::print;
 
@@ -15,7 +15,9 @@ pub(crate) fn print_new(name: &str) -> Result<(), Error> {
     let key = random_key().map_err(|error| Error::Custom(error.into()))?;
     let hash = keys::hash(&key);
     let client = ClientConfig::new(name).hash(&hash);
-    let checked = Config::default().to_builder().client(client).build();
+    // The rules for names are those of a configuration; builds without TLS take http only.
+    let any = BackendConfig::new("any", "http://any.invalid");
+    let checked = Config::builder().backend(any).client(client).build();
     checked.map_err(
         |_| "`--new-key` must be followed by a name of 1 to 64 letters, digits, `.`, `_` and `-`",
     )?;
