@@ -915,6 +915,10 @@ fn documents_that_are_not_allowed() {
             "`backends` is not a known field; known here are `primary_backends` and `settings`",
         ),
         (
+            r#"{ "": »1 }"#,
+            "`\"\"` is not a known field; known here are `primary_backends` and `settings`",
+        ),
+        (
             r#"{ "settings": {}, "settings": »{} }"#,
             "`settings` is given twice; once is allowed",
         ),

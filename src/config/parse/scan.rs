@@ -22,9 +22,12 @@ pub(super) fn find(json: &str, path: &str) -> Option<usize> {
 
 /// The path of the member `name` of the object at `path`.
 pub(super) fn member(path: &str, name: &str) -> String {
+    if path.is_empty() && name.is_empty() {
+        return "\"\"".to_owned(); // The document has no path itself.
+    }
+    let dot = if path.is_empty() { "" } else { "." };
     let name = if is_like_a_key(name) { "…" } else { name };
     let name = name.escape_debug(); // So that a message stays one line.
-    let dot = if path.is_empty() { "" } else { "." };
     format!("{path}{dot}{name}")
 }
 
