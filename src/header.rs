@@ -1,4 +1,5 @@
-//! Header fields: names, and which of them concern one connection only (RFC 9110, section 7.6.1).
+//! Header fields: names, what types of content they tell, and which concern one connection only
+//! (RFC 9110, section 7.6.1).
 
 use std::{
     cmp::Ordering,
@@ -24,6 +25,37 @@ pub(crate) fn is_credential(name: &HeaderName) -> bool {
 
 /// Selects a request's backend by name. Not forwarded.
 pub(crate) const X_PROXY_BACKEND: HeaderName = HeaderName::from_static("x-proxy-backend");
+
+/// A media type without its parameters.
+pub(crate) fn essence(content_type: &[u8]) -> &[u8] {
+    let end = memchr::memchr(b';', content_type);
+    content_type[..end.unwrap_or(content_type.len())].trim_ascii()
+}
+
+/// Whether a `Content-Type` is `application/json` or `…+json`.
+pub(crate) fn is_json(content_type: &HeaderValue) -> bool {
+    const SUFFIX: &[u8] = b"+json";
+    let essence = essence(content_type.as_bytes());
+    let suffix = essence.len().checked_sub(SUFFIX.len());
+    essence.eq_ignore_ascii_case(b"application/json")
+        || suffix.is_some_and(|start| start > 0 && essence[start..].eq_ignore_ascii_case(SUFFIX))
+}
+
+/// Whether a `Content-Type` is `multipart/form-data`.
+pub(crate) fn is_form(content_type: &HeaderValue) -> bool {
+    essence(content_type.as_bytes()).eq_ignore_ascii_case(b"multipart/form-data")
+}
+
+/// Whether a `Content-Type` is that of server-sent events.
+pub(crate) fn is_event_stream(content_type: &HeaderValue) -> bool {
+    essence(content_type.as_bytes()).eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// Whether a message has a `Content-Encoding` other than `identity`.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
 
 /// Fields that concern one connection, not the message.
 pub(crate) fn is_hop_by_hop(name: &str) -> bool {

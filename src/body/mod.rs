@@ -311,7 +311,7 @@ impl Body for RequestBody {
 }
 
 /// The next chunk of a body in memory, which is empty at the end.
-fn ready_frame(chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+pub(crate) fn ready_frame<E>(chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
     Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
 }
 

@@ -1,3 +1,5 @@
+//! The response body that holds a client's place to its end.
+
 use std::{
     fmt,
     pin::Pin,
@@ -9,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::Rider;
+use crate::body::ready_frame;
 
 pin_project! {
     /// The body of a response of [`Keys`](super::Keys): the wrapped service's, or an error's.
@@ -54,10 +57,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 rider.after(&*body, &polled);
                 polled
             }
-            KindProj::Own { body } => {
-                let data = Some(std::mem::take(body)).filter(|data| !data.is_empty());
-                Poll::Ready(data.map(|data| Ok(Frame::data(data))))
-            }
+            KindProj::Own { body } => ready_frame(std::mem::take(body)),
         }
     }
 

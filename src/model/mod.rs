@@ -81,7 +81,7 @@ use http_body::Body;
 use tower::{Layer, Service};
 
 pub use self::future::ResponseFuture;
-pub(crate) use self::place::{Place, essence, is_encoded, is_json};
+pub(crate) use self::place::Place;
 use crate::{
     backend::Backend,
     body::{RequestBody, Scan},

@@ -10,7 +10,8 @@ use crate::{
     body::{Found, RequestBody, Scan},
     endpoint::{self, Matched},
     error::{Error, Kind},
-    header as fields, json, multipart, percent,
+    header::{self as fields, is_encoded, is_form, is_json},
+    json, multipart, percent,
 };
 
 /// Paths whose JSON has a model: one of any type is replaced, and a missing one inserted.
@@ -242,30 +243,6 @@ impl Place {
         }
         Ok((parts, body))
     }
-}
-
-/// A media type without its parameters.
-pub(crate) fn essence(content_type: &[u8]) -> &[u8] {
-    let end = memchr::memchr(b';', content_type);
-    content_type[..end.unwrap_or(content_type.len())].trim_ascii()
-}
-
-/// Whether a `Content-Type` is `application/json` or `…+json`.
-pub(crate) fn is_json(content_type: &HeaderValue) -> bool {
-    const SUFFIX: &[u8] = b"+json";
-    let essence = essence(content_type.as_bytes());
-    let suffix = essence.len().checked_sub(SUFFIX.len());
-    essence.eq_ignore_ascii_case(b"application/json")
-        || suffix.is_some_and(|start| start > 0 && essence[start..].eq_ignore_ascii_case(SUFFIX))
-}
-
-fn is_form(content_type: &HeaderValue) -> bool {
-    essence(content_type.as_bytes()).eq_ignore_ascii_case(b"multipart/form-data")
-}
-
-pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
-    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// The spans of the values of `model` in a query or, where there is none, of `deployment`.

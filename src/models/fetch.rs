@@ -18,7 +18,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{BoxError, Error, Kind},
-    model::is_encoded,
+    header::is_encoded,
 };
 
 /// The largest answer that is read.

@@ -21,7 +21,7 @@ use super::{
     Exchange, Observer, OnEnd, Outcome, TraceContext, UsageMissing,
     record::{Endpoint, Times},
     span,
-    tap::{Missing, Seen, Tap, is_event_stream},
+    tap::{Missing, Seen, Tap},
     trace,
 };
 use crate::{
@@ -29,9 +29,9 @@ use crate::{
     body::RequestBody,
     error::{Error, Kind},
     exchange::{AttemptResult, Handle, Observed},
-    header::is_websocket,
+    header::{is_encoded, is_event_stream, is_json, is_websocket},
     json::ModelReader,
-    model::{Place, is_encoded, is_json},
+    model::Place,
     timeout::EndsAt,
     tunnel::{Cause, Ended},
 };
@@ -152,7 +152,7 @@ impl Recorder {
         self.backend_request_id = trace::id(headers, [&X_REQUEST_ID, &APIM_REQUEST_ID]);
         let content_type = headers.get(header::CONTENT_TYPE);
         self.is_stream = content_type.is_some_and(is_event_stream);
-        self.tap = Tap::of(response, self.is_post);
+        self.tap = Tap::of(response, self.is_stream, self.is_post);
         if let Some(mut observed) = self.handle.lock() {
             observed.attempts.end_all(&AttemptResult::Answered);
         }

@@ -1,3 +1,5 @@
+//! The response body with comments after idle times.
+
 use std::{
     fmt,
     pin::Pin,
@@ -10,7 +12,7 @@ use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::clock::IdleClock;
+use crate::{clock::IdleClock, header::is_event_stream};
 
 const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
@@ -44,12 +46,7 @@ impl<B: Body<Data = Bytes>> PingBody<B> {
 /// Whether more bytes are allowed between the events.
 fn is_plain_event_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE);
-    let media_type = content_type.and_then(|value| value.as_bytes().split(|b| *b == b';').next());
-    let is_event_stream = media_type.is_some_and(|media_type| {
-        let media_type = media_type.trim_ascii();
-        media_type.eq_ignore_ascii_case(b"text/event-stream")
-    });
-    is_event_stream
+    content_type.is_some_and(is_event_stream)
         && !headers.contains_key(header::CONTENT_ENCODING)
         && !headers.contains_key(header::CONTENT_LENGTH)
 }

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::{
+    body::ready_frame,
     error::{BoxError, Error},
     forward,
     keys::Rider,
@@ -109,10 +110,7 @@ where
                     None => Poll::Ready(None),
                 }
             }
-            KindsProj::Own { body } => {
-                let data = Some(std::mem::take(body)).filter(|data| !data.is_empty());
-                Poll::Ready(data.map(|data| Ok(Frame::data(data))))
-            }
+            KindsProj::Own { body } => ready_frame(std::mem::take(body)),
         }
     }
 

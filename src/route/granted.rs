@@ -4,7 +4,6 @@ use http::{Extensions, Method, request::Parts};
 
 use crate::{
     client::Grant,
-    endpoint::Matched,
     error::{Error, Kind},
     header::is_websocket,
     model::Place,
@@ -28,10 +27,8 @@ pub(super) fn check(
     let is_allowed = match model {
         Some(model) => grant.allows_model(model),
         None => {
-            let path = Matched::of(&request.extensions, &request.uri);
-            let path = path.map_or("", |matched| matched.path(&request.uri));
             let is_upgrade = is_websocket(method, request.version, headers);
-            grant.allows_unseen_model(method, path, is_upgrade)
+            grant.allows_unseen_model(method, super::path(request), is_upgrade)
         }
     };
     match model {

@@ -207,8 +207,7 @@ use crate::{
     config::{Balance, Config},
     endpoint::Matched,
     error::{BoxError, Error, Kind},
-    header::{X_PROXY_BACKEND, is_websocket, preflighted_method, retry_after},
-    model::is_json,
+    header::{X_PROXY_BACKEND, is_json, is_websocket, preflighted_method, retry_after},
     service::accessors,
 };
 
@@ -316,9 +315,9 @@ impl fmt::Debug for BackendRouteLayer {
 ///
 /// It applies the configuration's limits to the request body. With more than one candidate the body
 /// is buffered in memory until one has answered, unless it is neither JSON nor needed: then it is
-/// streamed to the first candidate that a connection can be established to. `X-Proxy-Backend` selects one by its exact name; an
-/// unknown name fails with a 404 error, a path with dot segments with a 400 error. See the
-/// [module documentation](self).
+/// streamed to the first candidate that a connection can be established to. `X-Proxy-Backend` selects
+/// one by its exact name; an unknown name fails with a 404 error, a path with dot segments with a 400
+/// error. See the [module documentation](self).
 #[derive(Clone)]
 pub struct BackendRoute<S> {
     inner: S,
@@ -430,6 +429,12 @@ impl<S> fmt::Debug for BackendRoute<S> {
 fn is_upload(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE);
     content_type.is_some_and(|kind| !is_json(kind))
+}
+
+/// The path of a request below the prefix.
+fn path(request: &Parts) -> &str {
+    let matched = Matched::of(&request.extensions, &request.uri);
+    matched.map_or("", |matched| matched.path(&request.uri))
 }
 
 /// The selector that a configuration asks for, unless it is the order of its backends.
@@ -570,8 +575,7 @@ impl Routes {
         let mut order = match selector {
             None => candidates,
             Some(selector) => {
-                let path = Matched::of(&request.extensions, &request.uri);
-                let path = path.map_or("", |matched| matched.path(&request.uri));
+                let path = path(request);
                 let model = model.as_deref();
                 let affinity = value::hash(&self.affinity, request, body);
                 selector.select(&Selection::new(request, path, model, &candidates, affinity))

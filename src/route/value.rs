@@ -8,9 +8,9 @@ use crate::{
     affinity::{Source, StableHash},
     body::RequestBody,
     client::ClientName,
-    header::{API_KEY, X_API_KEY, keys_in_protocols},
+    header::{API_KEY, X_API_KEY, is_encoded, keys_in_protocols},
     json,
-    model::{Place, is_encoded},
+    model::Place,
 };
 
 /// The hash of the first of these that a request has.

@@ -18,7 +18,7 @@ use http_body::Body;
 pub(super) use self::stream::Names;
 use self::{stream::Stream, whole::Whole};
 use super::usage::Usage;
-use crate::model::{essence, is_encoded};
+use crate::header::{essence, is_encoded};
 
 /// What reads along in a response body.
 pub(super) enum Tap {
@@ -47,14 +47,13 @@ pub(super) struct Seen {
 }
 
 impl Tap {
-    /// For this response. Only the answers to a POST are read.
-    pub(super) fn of<B: Body>(response: &Response<B>, is_post: bool) -> Self {
+    /// For this response, which may be a stream of events. Only the answers to a POST are read.
+    pub(super) fn of<B: Body>(response: &Response<B>, is_stream: bool, is_post: bool) -> Self {
         if !is_post || !response.status().is_success() {
             return Self::None(Missing::NotApplicable);
         }
         let headers = response.headers();
         let content_type = headers.get(header::CONTENT_TYPE);
-        let is_stream = content_type.is_some_and(is_event_stream);
         if !is_stream && !content_type.is_some_and(is_plain_json) {
             return Self::None(Missing::NotApplicable);
         }
@@ -141,11 +140,6 @@ impl Tap {
         };
         Seen { usage, names }
     }
-}
-
-/// Whether a `Content-Type` is that of server-sent events.
-pub(super) fn is_event_stream(content_type: &HeaderValue) -> bool {
-    essence(content_type.as_bytes()).eq_ignore_ascii_case(b"text/event-stream")
 }
 
 fn is_plain_json(content_type: &HeaderValue) -> bool {

@@ -3,14 +3,21 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::header::is_event_stream;
 
 fn response(content_type: &str) -> Response<Full<Bytes>> {
     let response = Response::builder().header("content-type", content_type);
     response.body(Full::default()).unwrap()
 }
 
+/// What reads along in a response.
+fn tap_of(response: &Response<Full<Bytes>>, is_post: bool) -> Tap {
+    let is_stream = is_event_stream(&response.headers()["content-type"]);
+    Tap::of(response, is_stream, is_post)
+}
+
 fn stream() -> Tap {
-    Tap::of(&response("text/event-stream; charset=utf-8"), true)
+    tap_of(&response("text/event-stream; charset=utf-8"), true)
 }
 
 /// Of a body whose length isn't known.
@@ -706,7 +713,7 @@ fn only_answers_to_a_post_are_read() {
         }
         response
     };
-    let missing = |response: &Response<Full<Bytes>>, is_post| match Tap::of(response, is_post) {
+    let missing = |response: &Response<Full<Bytes>>, is_post| match tap_of(response, is_post) {
         Tap::None(missing) => Some(missing),
         _ => None,
     };
@@ -902,7 +909,7 @@ mod compressed {
             let coding = coding.parse().unwrap();
             response.headers_mut().append("content-encoding", coding);
         }
-        let mut tap = Tap::of(&response, true);
+        let mut tap = tap_of(&response, true);
         for chunk in body.chunks(1000) {
             tap.feed(&Bytes::copy_from_slice(chunk));
         }
