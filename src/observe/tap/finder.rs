@@ -62,12 +62,7 @@ pub(super) struct Found {
 impl Finder {
     /// Reads on; `offset` is that of the text.
     pub(super) fn feed(&mut self, text: &[u8], offset: u64) {
-        // Nearly always.
-        if matches!(self.state, State::Key(0)) && FINDER.find(text).is_none() {
-            self.begin_key(text, 0, offset);
-        } else {
-            self.read(text, offset);
-        }
+        self.read(text, offset);
         if let Some(last) = text.last() {
             self.before = *last;
         }
