@@ -7,7 +7,10 @@ use tungstenite::{Message as Frame, WebSocket};
 
 #[cfg(target_os = "linux")]
 use crate::support::usage;
-use crate::support::{Message, PATIENCE, Server, Wire, find, nobody, post, post_with};
+use crate::{
+    support::{Message, Server, Wire, find, nobody, post, post_with},
+    websocket::realtime,
+};
 
 /// A question to this model, with further fields.
 fn question(model: &str, more: Value) -> String {
@@ -639,21 +642,7 @@ async fn it_stands_in_for_every_backend_that_has_a_url() {
 
 /// Opens a WebSocket through the proxy.
 fn open_realtime(server: &Server, model: &str) -> WebSocket<TcpStream> {
-    let stream = TcpStream::connect(server.address).expect("a listener");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let request = http::Request::get(format!("ws://proxy.test/v1/realtime?model={model}"))
-        .header("host", "proxy.test")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .header(
-            "sec-websocket-protocol",
-            "realtime, openai-insecure-api-key.sk-test",
-        );
-    let request = request.body(()).expect("a request");
-    let (socket, response) = tungstenite::client(request, stream).expect("a handshake");
-    assert_eq!(response.headers()["sec-websocket-protocol"], "realtime");
+    let (socket, response) = realtime(server.address, model);
     assert!(response.headers().contains_key("x-request-id"));
     socket
 }

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     support::{Backend, Message, Server, Wire, config_of, nobody, post, post_with, response, soon},
-    websocket::{SWITCH, handshake},
+    websocket::{handshake, switch},
 };
 
 /// An HTTP proxy: makes tunnels to one address, whatever is asked for, and answers everything else
@@ -150,12 +150,7 @@ async fn websockets_go_through_a_tunnel_of_their_own() {
         "{head}"
     );
     assert!(!head.contains("proxy-authorization"), "{head}");
-    wire.send(SWITCH).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-    client.send("up").await;
-    assert_eq!(wire.exactly(2).await, b"up");
-    wire.send("down").await;
-    assert_eq!(client.exactly(4).await, b"down");
+    switch(&mut client, &mut wire).await;
     let [connect] = &proxy.take()[..] else {
         panic!("one CONNECT")
     };
@@ -468,12 +463,7 @@ mod unix {
                 .await
                 .starts_with("GET /v1/realtime HTTP/1.1\r\nhost: localhost\r\n")
         );
-        wire.send(SWITCH).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-        client.send("up").await;
-        assert_eq!(wire.exactly(2).await, b"up");
-        wire.send("down").await;
-        assert_eq!(client.exactly(4).await, b"down");
+        switch(&mut client, &mut wire).await;
         drop(client);
         assert_eq!(wire.rest().await, b"");
     }

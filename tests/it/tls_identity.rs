@@ -24,7 +24,7 @@ use crate::{
     support::{
         Backend, Message, Server, TempFile, Wire, config_of, post, post_with, response, soon,
     },
-    websocket::{SWITCH, handshake},
+    websocket::{handshake, switch},
 };
 
 fn certificate(name: &str) -> PathBuf {
@@ -174,12 +174,7 @@ async fn websockets_show_it_too() {
     client.send(handshake("/v1/realtime", "")).await;
     let mut wire = backend.accept().await;
     wire.head().await;
-    wire.send(SWITCH).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-    client.send("up").await;
-    assert_eq!(wire.exactly(2).await, b"up");
-    wire.send("down").await;
-    assert_eq!(client.exactly(4).await, b"down");
+    switch(&mut client, &mut wire).await;
 }
 
 #[tokio::test]

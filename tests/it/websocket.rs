@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 use http_body_util::Full;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     sync::mpsc::unbounded_channel,
     time::sleep,
@@ -44,6 +44,19 @@ pub(crate) fn handshake(target: &str, fields: &str) -> String {
 /// How its backend takes it.
 pub(crate) const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\
      connection: Upgrade\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// Takes it, and sends something in both directions.
+pub(crate) async fn switch(
+    client: &mut Wire,
+    wire: &mut Wire<impl AsyncRead + AsyncWrite + Unpin>,
+) {
+    wire.send(SWITCH).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    client.send("up").await;
+    assert_eq!(wire.exactly(2).await, b"up");
+    wire.send("down").await;
+    assert_eq!(client.exactly(4).await, b"down");
+}
 
 /// A head without the field that a server may add.
 fn without_date(head: &str) -> String {
@@ -671,11 +684,17 @@ fn echo(stream: std::net::TcpStream) -> tungstenite::Result<()> {
     }
 }
 
-/// Talks to the echo behind this address.
-fn converse(address: SocketAddr) {
+/// Opens a WebSocket at this address as a browser does, and gives it with the answer's head.
+pub(crate) fn realtime(
+    address: SocketAddr,
+    model: &str,
+) -> (
+    tungstenite::WebSocket<std::net::TcpStream>,
+    http::Response<Option<Vec<u8>>>,
+) {
     let stream = std::net::TcpStream::connect(address).expect("a listener");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let request = http::Request::get(format!("ws://{address}/v1/realtime?model=m"))
+    let request = http::Request::get(format!("ws://proxy.test/v1/realtime?model={model}"))
         .header("host", "proxy.test")
         .header("connection", "Upgrade")
         .header("upgrade", "websocket")
@@ -683,12 +702,17 @@ fn converse(address: SocketAddr) {
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
         .header(
             "sec-websocket-protocol",
-            "realtime, openai-insecure-api-key.sk-1",
-        )
-        .body(())
-        .expect("a request");
-    let (mut socket, response) = tungstenite::client(request, stream).expect("a handshake");
+            "realtime, openai-insecure-api-key.sk-test",
+        );
+    let request = request.body(()).expect("a request");
+    let (socket, response) = tungstenite::client(request, stream).expect("a handshake");
     assert_eq!(response.headers()["sec-websocket-protocol"], "realtime");
+    (socket, response)
+}
+
+/// Talks to the echo behind this address.
+fn converse(address: SocketAddr) {
+    let (mut socket, _) = realtime(address, "m");
     for message in [
         Message::text("Hello"),
         Message::binary(noise(200_000)),

@@ -191,13 +191,7 @@ fn an_operation_that_was_rejected_has_no_duration_and_others_have_no_generative_
         backend: "",
         ..CHAT
     };
-    count(
-        metrics,
-        &Facts {
-            labels: rejected,
-            ..Facts::default()
-        },
-    );
+    count_one(metrics, rejected);
     let models = Labels {
         endpoint: "/models",
         operation: "",

@@ -5,25 +5,13 @@ use super::*;
 #[test]
 fn the_error_type_is_there_only_where_there_is_one() {
     let metrics = Metrics::leak();
-    count(
-        metrics,
-        &Facts {
-            labels: CHAT,
-            ..Facts::default()
-        },
-    );
+    count_one(metrics, CHAT);
     let labels = Labels {
         error_type: "429",
         status: Some(StatusCode::TOO_MANY_REQUESTS),
         ..CHAT
     };
-    count(
-        metrics,
-        &Facts {
-            labels,
-            ..Facts::default()
-        },
-    );
+    count_one(metrics, labels);
     let text = scrape(metrics);
     let counts = samples(&text, "gen_ai_client_inference_duration_seconds_count");
     assert!(!counts[0].contains("error_type"), "{counts:?}");
@@ -38,13 +26,7 @@ fn without_a_head_the_status_is_empty() {
         outcome: "client_left",
         ..CHAT
     };
-    count(
-        metrics,
-        &Facts {
-            labels,
-            ..Facts::default()
-        },
-    );
+    count_one(metrics, labels);
     let exchanges = samples(&scrape(metrics), "openai_proxy_exchanges_total");
     assert_eq!(
         exchanges,
@@ -59,13 +41,7 @@ fn labels_are_escaped() {
         backend: "a\"b\\c\nd",
         ..CHAT
     };
-    count(
-        metrics,
-        &Facts {
-            labels,
-            ..Facts::default()
-        },
-    );
+    count_one(metrics, labels);
     let attempts = samples(&scrape(metrics), "openai_proxy_attempts_total");
     assert_eq!(attempts, [r#"{backend="a\"b\\c\nd",result="answered"} 1"#]);
 }
@@ -152,13 +128,7 @@ fn tokens_by_client_where_clients_have_names() {
 /// The models under which exchanges with these are counted, in order.
 fn shown(metrics: &'static Metrics, labels: &[Labels<'_>]) -> Vec<String> {
     let shown = labels.iter().map(|labels| {
-        count(
-            metrics,
-            &Facts {
-                labels: *labels,
-                ..Facts::default()
-            },
-        );
+        count_one(metrics, *labels);
         metrics.models.shown(labels).request.to_owned()
     });
     let shown: Vec<_> = shown.collect();
@@ -260,14 +230,11 @@ fn configured_names_without_end_take_no_memory_of_the_known_kinds() {
     let metrics = Metrics::leak();
     for index in 0..2000 {
         let name = format!("backend-{index}");
-        count(
+        count_one(
             metrics,
-            &Facts {
-                labels: Labels {
-                    backend: &name,
-                    ..CHAT
-                },
-                ..Facts::default()
+            Labels {
+                backend: &name,
+                ..CHAT
             },
         );
     }

@@ -38,6 +38,15 @@ fn count(metrics: &'static Metrics, facts: &Facts<'_>) {
     });
 }
 
+/// Counts an exchange of which no more is known than its labels.
+fn count_one(metrics: &'static Metrics, labels: Labels<'_>) {
+    let facts = Facts {
+        labels,
+        ..Facts::default()
+    };
+    count(metrics, &facts);
+}
+
 const CHAT: Labels<'_> = Labels {
     backend: "LLM1",
     provider: "openai",

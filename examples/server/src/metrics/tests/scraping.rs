@@ -83,13 +83,7 @@ async fn a_slow_scraper_is_closed_after_10_s_and_disturbs_nobody() {
             operation: "",
             ..CHAT
         };
-        count(
-            metrics,
-            &Facts {
-                labels,
-                ..Facts::default()
-            },
-        );
+        count_one(metrics, labels);
     }
     let address = listening(metrics).await;
     let start = Instant::now();
