@@ -1,3 +1,5 @@
+//! What a client may use.
+
 use std::sync::Arc;
 
 use http::{Extensions, Method};

@@ -1,3 +1,5 @@
+//! How much a client may use.
+
 /// How much a client may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {

@@ -1,3 +1,5 @@
+//! Who sends a request.
+
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
 /// Who sends a request, in its extensions: the name of a client key, or the one that a host

@@ -1,3 +1,5 @@
+//! The response of an admitted request, or of one that is refused.
+
 use std::{
     fmt,
     pin::Pin,

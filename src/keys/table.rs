@@ -1,3 +1,5 @@
+//! The clients of a configuration, found by the digest of a key or by name.
+
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use super::limit::Usage;

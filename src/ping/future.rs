@@ -1,3 +1,5 @@
+//! The response whose body may get pings.
+
 use std::{
     fmt,
     pin::Pin,

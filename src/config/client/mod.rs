@@ -1,3 +1,5 @@
+//! Clients with keys or limits, in code and in a keys file, and which of them are allowed.
+
 #[cfg(test)]
 mod tests;
 

@@ -1,3 +1,5 @@
+//! The same backend for the same value, by weighted rendezvous hashing.
+
 use std::{fmt, sync::Arc};
 
 use super::{Select, Selection, ranked};

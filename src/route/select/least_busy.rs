@@ -1,3 +1,5 @@
+//! The backend with the fewest requests in flight per weight.
+
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,

@@ -1,3 +1,5 @@
+//! The order of the configuration.
+
 use super::{Select, Selection, ranked};
 use crate::backend::Backend;
 
