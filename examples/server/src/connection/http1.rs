@@ -29,7 +29,10 @@ use tokio::{
 };
 use tower::BoxError;
 
-use super::{Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, date, deadline, linger::Linger};
+use super::{
+    Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, RequestBody, date, deadline, linger::Linger,
+    wake::ConnectionWaker,
+};
 use crate::socket::Socket;
 
 /// Serves a connection of HTTP/1.1 or 1.0 over this stream.
@@ -41,7 +44,7 @@ pub(super) fn connection<T, A, F, B>(
 ) -> impl Connection + use<T, A, F, B>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(Request<Incoming>) -> F + Unpin,
+    A: Fn(Request<RequestBody>) -> F + Unpin,
     F: Future<Output = Result<Response<B>, Infallible>>,
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
 {
@@ -61,7 +64,8 @@ where
             // RFC 9112, section 3.2.
             let mut hosts = request.headers().get_all(header::HOST).iter();
             let has_host = hosts.next().is_some() || is_http_1_0;
-            let answer = (has_host && hosts.next().is_none()).then(|| answer(request));
+            let answer = (has_host && hosts.next().is_none())
+                .then(|| answer(request.map(RequestBody::from)));
             let activity = activity.clone();
             async move {
                 let mut response = match answer {
@@ -95,6 +99,7 @@ where
         .with_upgrades();
     Http1 {
         connection,
+        waker: ConnectionWaker::default(),
         activity,
         closing: None,
     }
@@ -122,6 +127,7 @@ fn not_one_host() -> Response<Full<Bytes>> {
 
 struct Http1<T, S: HttpService<Incoming>> {
     connection: http1::UpgradeableConnection<T, S>,
+    waker: ConnectionWaker,
     activity: Activity,
     /// What hyper handed over at the end for an upgrade that hasn't taken place.
     closing: Option<Box<Upgraded>>,
@@ -135,7 +141,8 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         if self.closing.is_none() {
-            ready!(Pin::new(&mut self.connection).poll(cx))?;
+            let waker = self.waker.of(cx.waker());
+            ready!(Pin::new(&mut self.connection).poll(&mut Context::from_waker(waker)))?;
             // Asked for an upgrade, hyper leaves the end of the connection to who gets it, even if
             // the response was no 101.
             let unused = self.activity.upgrade().handle.take();

@@ -7,6 +7,7 @@ mod http2;
 mod linger;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 use std::{
     convert::Infallible,
@@ -21,7 +22,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout},
@@ -33,6 +33,7 @@ use tokio_rustls::{
 };
 use tower::{BoxError, Service};
 
+pub(crate) use self::wake::RequestBody;
 use crate::{
     notice::{Notice, Notices},
     serve::CurrentTls,
@@ -77,7 +78,7 @@ impl Limits {
 /// What answers requests.
 pub(crate) trait Handler:
     Service<
-        Request<Incoming>,
+        Request<RequestBody>,
         Response = Response<Self::Body>,
         Error = Infallible,
         Future: Send + 'static,
@@ -92,7 +93,7 @@ pub(crate) trait Handler:
 impl<S, B> Handler for S
 where
     S: Service<
-            Request<Incoming>,
+            Request<RequestBody>,
             Response = Response<B>,
             Error = Infallible,
             Future: Send + 'static,

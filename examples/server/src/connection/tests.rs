@@ -51,7 +51,7 @@ async fn connect(dropped: &Arc<Semaphore>, notices: Notices) -> TcpStream {
     let client = TcpStream::connect(address).await.expect("it listens");
     let (stream, _) = listener.accept().await.expect("a connection");
     let dropped = dropped.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |request: Request<RequestBody>| {
         let dropped = dropped.clone();
         async move {
             let body = match request.uri().path() {

@@ -28,7 +28,7 @@ use tokio::{
 use tower::BoxError;
 
 use self::{activity::Activity, head::HeadTimeout, join::Joined};
-use super::{CLOSE_TIMEOUT, Connection, HEAD_TIMEOUT, MAX_HEAD_BYTES, deadline};
+use super::{CLOSE_TIMEOUT, Connection, HEAD_TIMEOUT, MAX_HEAD_BYTES, RequestBody, deadline};
 
 /// What opens a connection (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -64,15 +64,16 @@ pub(super) fn connection<T, A, F, B>(
 ) -> impl Connection + use<T, A, F, B>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    A: Fn(Request<Incoming>) -> F,
+    A: Fn(Request<RequestBody>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     let activity = Activity::default();
     let service = {
         let activity = activity.clone();
-        service_fn(move |request| {
-            let (answer, activity) = (answer(request), activity.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let answer = answer(request.map(RequestBody::from));
+            let activity = activity.clone();
             async {
                 let response = answer.await?;
                 deadline::begin(&response);
