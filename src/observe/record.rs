@@ -349,10 +349,12 @@ impl Endpoint {
             .map_or("", |matched| matched.path(&request.uri));
         let is_path = |it: &&&str| **it == path;
         let is_tree = |it: &&&str| {
-            let below = path.strip_prefix(it.trim_end_matches("/*"));
+            let root = it.strip_suffix("/*").unwrap_or(it);
+            let below = path.strip_prefix(root);
             below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        let known = PATHS.iter().find(is_path).or(TREES.iter().find(is_tree));
+        let in_tree = || TREES.iter().find(is_tree);
+        let known = PATHS.iter().find(is_path).or_else(in_tree);
         let path = known.copied().unwrap_or("other");
         let operation = match path {
             _ if request.method != Method::POST => None,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Response, StatusCode, header, request::Parts};
+use http::{Method, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame};
 use tokio::time::Instant;
 use tracing::{Span, span::Entered};
@@ -22,7 +22,7 @@ use super::{
     record::{Endpoint, Times},
     span,
     tap::{Missing, Seen, Tap},
-    trace,
+    trace::Ids,
 };
 use crate::{
     backend::Backend,
@@ -35,10 +35,6 @@ use crate::{
     timeout::EndsAt,
     tunnel::{Cause, Ended},
 };
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
-const APIM_REQUEST_ID: HeaderName = HeaderName::from_static("apim-request-id");
 
 /// One exchange that is observed, until it ends or is dropped.
 pub(super) struct Recorder {
@@ -76,6 +72,9 @@ impl Recorder {
             .iter()
             .filter_map(|observer| guarded(|| observer(request)).flatten())
             .collect();
+        if observers.is_empty() && !span::is_enabled() {
+            return None;
+        }
         let endpoint = Endpoint::of(request);
         let span = span::open(endpoint);
         if observers.is_empty() && span.is_disabled() {
@@ -91,6 +90,7 @@ impl Recorder {
         if let Some(backend) = request.extensions.get::<Backend>() {
             handle.begin_attempt(backend, &request.extensions);
         }
+        let ids = Ids::of(&request.headers, "x-client-request-id");
         Some(Box::new(Self {
             started: Instant::now(),
             handle,
@@ -108,8 +108,8 @@ impl Recorder {
             tap: Tap::None(Missing::NotApplicable),
             deadline: None,
             query_model: query_model(request),
-            trace_context: TraceContext::of(&request.headers).map(Box::new),
-            request_id: trace::id(&request.headers, [&X_REQUEST_ID, &X_CLIENT_REQUEST_ID]),
+            trace_context: ids.trace_context.map(Box::new),
+            request_id: ids.message,
             backend_request_id: None,
         }))
     }
@@ -149,7 +149,7 @@ impl Recorder {
     fn answered<B: Body>(&mut self, response: &Response<B>) {
         let headers = response.headers();
         self.deadline = response.extensions().get().map(|EndsAt(at)| *at);
-        self.backend_request_id = trace::id(headers, [&X_REQUEST_ID, &APIM_REQUEST_ID]);
+        self.backend_request_id = Ids::of(headers, "apim-request-id").message;
         let content_type = headers.get(header::CONTENT_TYPE);
         self.is_stream = content_type.is_some_and(is_event_stream);
         self.tap = Tap::of(response, self.is_stream, self.is_post);

@@ -1,6 +1,6 @@
 //! The span of an exchange, with the names of OpenTelemetry's semantic conventions for generative AI.
 
-use tracing::{Span, field::Empty};
+use tracing::{Span, field::Empty, level_filters::LevelFilter};
 
 use super::{
     Exchange, Outcome,
@@ -35,6 +35,11 @@ macro_rules! named {
             error.type = Empty,
         )
     };
+}
+
+/// Whether somebody may want the spans.
+pub(super) fn is_enabled() -> bool {
+    LevelFilter::current() >= LevelFilter::DEBUG
 }
 
 /// Opens the span of an exchange.

@@ -1,8 +1,40 @@
 //! What the messages of an exchange say to identify it: trace context and request ids.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The ids of a message. They are looked for in one pass: a look-up by name costs more than a pass
+/// over the few fields that a message has.
+#[derive(Default)]
+pub(super) struct Ids {
+    /// That of a request with exactly one that is well-formed.
+    pub(super) trace_context: Option<TraceContext>,
+    /// The first of those that it may have. One that can't be shown in a log isn't kept.
+    pub(super) message: Option<Box<str>>,
+}
+
+impl Ids {
+    /// Those of a message whose own id is in `x-request-id`, or else in the other field.
+    pub(super) fn of(headers: &HeaderMap, other: &str) -> Self {
+        let (mut usual, mut others) = (None, None);
+        let (mut trace, mut traces) = (None, 0);
+        for (name, value) in headers {
+            match name.as_str() {
+                "x-request-id" => _ = usual.get_or_insert(value),
+                "traceparent" => {
+                    trace = Some(value);
+                    traces += 1;
+                }
+                name if name == other => _ = others.get_or_insert(value),
+                _ => {}
+            }
+        }
+        let trace = trace.filter(|_| traces == 1);
+        Self {
+            trace_context: trace.and_then(|value| TraceContext::parse(value.as_bytes())),
+            message: usual.or(others).and_then(plain),
+        }
+    }
+}
 
 /// The `traceparent` of a request ([W3C Trace Context]).
 ///
@@ -17,15 +49,6 @@ pub struct TraceContext {
 const LENGTH: usize = 55;
 
 impl TraceContext {
-    /// That of a request with exactly one that is well-formed.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return None;
-        };
-        Self::parse(value.as_bytes())
-    }
-
     fn parse(value: &[u8]) -> Option<Self> {
         let (text, more) = value.split_first_chunk::<LENGTH>()?;
         let is_well_formed = text.iter().enumerate().all(|(at, byte)| match at {
@@ -64,12 +87,8 @@ impl TraceContext {
     }
 }
 
-/// The id of a message, in the first of these fields that it has. One that can't be shown in a log
-/// isn't kept.
-pub(super) fn id(headers: &HeaderMap, names: [&HeaderName; 2]) -> Option<Box<str>> {
-    let value = headers.get(names[0]).or_else(|| headers.get(names[1]));
-    let value = value.map(HeaderValue::as_bytes)?;
-    let text = str::from_utf8(value).ok()?;
+fn plain(value: &HeaderValue) -> Option<Box<str>> {
+    let text = str::from_utf8(value.as_bytes()).ok()?;
     is_plain(text).then(|| text.into())
 }
 

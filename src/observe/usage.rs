@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::tap::object::{self, Members};
+use super::tap::object::{self, Members, Unread};
 
 /// What an answer says it used: the object under its `usage`, as the backend sent it.
 ///
@@ -167,7 +167,7 @@ enum Side {
 impl Fields {
     /// Those of the object at the beginning of `text`, and how long it is. `Ok(None)` if it is no
     /// usage object.
-    pub(super) fn read(text: &[u8]) -> Result<(Option<Self>, usize), object::Unread> {
+    pub(super) fn read(text: &[u8]) -> Result<(Option<Self>, usize), Unread> {
         let mut reading = Reading {
             fields: Self {
                 counts: [ABSENT; COUNTS],
@@ -179,8 +179,8 @@ impl Fields {
             is_usage: false,
         };
         let mut members = Members::of(text)?;
-        while let Some((key, value)) = members.next()? {
-            reading.member(key, value);
+        while let Some(key) = members.key()? {
+            reading.member(key, &mut members)?;
         }
         let fields = reading.is_usage.then_some(reading.fields);
         Ok((fields, members.end()))
@@ -188,19 +188,30 @@ impl Fields {
 }
 
 impl Reading {
-    fn member(&mut self, key: &[u8], value: &[u8]) {
+    fn member(&mut self, key: &[u8], members: &mut Members<'_>) -> Result<(), Unread> {
+        let details = match key {
+            b"prompt_tokens_details" => (Side::Input, 0),
+            b"input_tokens_details" => (Side::Input, 1),
+            b"input_token_details" => (Side::Input, 2),
+            b"completion_tokens_details" => (Side::Output, 0),
+            b"output_tokens_details" => (Side::Output, 1),
+            b"output_token_details" => (Side::Output, 2),
+            _ => {
+                self.total(key, members.value()?);
+                return Ok(());
+            }
+        };
+        let (side, rank) = details;
+        members.within(|key, value| self.detail(side, rank, key, value))
+    }
+
+    fn total(&mut self, key: &[u8], value: &[u8]) {
         match key {
             b"prompt_tokens" => self.is_usage |= self.count(Count::Input, 0, value),
             b"input_tokens" => self.is_usage |= self.count(Count::Input, 1, value),
             b"completion_tokens" => self.is_usage |= self.count(Count::Output, 0, value),
             b"output_tokens" => self.is_usage |= self.count(Count::Output, 1, value),
             b"total_tokens" => self.is_usage |= self.count(Count::Total, 0, value),
-            b"prompt_tokens_details" => self.details(Side::Input, 0, value),
-            b"input_tokens_details" => self.details(Side::Input, 1, value),
-            b"input_token_details" => self.details(Side::Input, 2, value),
-            b"completion_tokens_details" => self.details(Side::Output, 0, value),
-            b"output_tokens_details" => self.details(Side::Output, 1, value),
-            b"output_token_details" => self.details(Side::Output, 2, value),
             b"prompt_cache_hit_tokens" => _ = self.count(Count::CacheRead, 3, value),
             b"cache_read_input_tokens" => _ = self.count(Count::CacheRead, 4, value),
             b"cached_tokens" => _ = self.count(Count::CacheRead, 5, value),
@@ -212,25 +223,20 @@ impl Reading {
         }
     }
 
-    fn details(&mut self, side: Side, rank: u8, object: &[u8]) {
-        let Ok(mut members) = Members::of(object) else {
-            return;
+    fn detail(&mut self, side: Side, rank: u8, key: &[u8], value: &[u8]) {
+        let count = match (key, side) {
+            (b"cached_tokens", Side::Input) => Count::CacheRead,
+            (b"cache_write_tokens", Side::Input) => Count::CacheWrite,
+            (b"text_tokens", Side::Input) => Count::InputText,
+            (b"audio_tokens", Side::Input) => Count::InputAudio,
+            (b"image_tokens", Side::Input) => Count::InputImage,
+            (b"reasoning_tokens", Side::Output) => Count::Reasoning,
+            (b"text_tokens", Side::Output) => Count::OutputText,
+            (b"audio_tokens", Side::Output) => Count::OutputAudio,
+            (b"image_tokens", Side::Output) => Count::OutputImage,
+            _ => return,
         };
-        while let Ok(Some((key, value))) = members.next() {
-            let count = match (key, side) {
-                (b"cached_tokens", Side::Input) => Count::CacheRead,
-                (b"cache_write_tokens", Side::Input) => Count::CacheWrite,
-                (b"text_tokens", Side::Input) => Count::InputText,
-                (b"audio_tokens", Side::Input) => Count::InputAudio,
-                (b"image_tokens", Side::Input) => Count::InputImage,
-                (b"reasoning_tokens", Side::Output) => Count::Reasoning,
-                (b"text_tokens", Side::Output) => Count::OutputText,
-                (b"audio_tokens", Side::Output) => Count::OutputAudio,
-                (b"image_tokens", Side::Output) => Count::OutputImage,
-                _ => continue,
-            };
-            self.count(count, rank, value);
-        }
+        self.count(count, rank, value);
     }
 
     /// Whether the value is a count.

@@ -271,7 +271,9 @@ impl Open {
             self.is_large = true;
             let mut end = 1;
             if let Ok(mut members) = Members::of(&self.bytes) {
-                while let Ok(Some(_)) = members.next() {
+                while let Ok(Some(_)) = members.key()
+                    && members.value().is_ok()
+                {
                     end = members.end();
                 }
             }

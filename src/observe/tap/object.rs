@@ -9,8 +9,8 @@ pub(in crate::observe) enum Unread {
     Invalid,
 }
 
-/// The members of an object, one after the other: key and value as they are written, the key
-/// without its quotes.
+/// The members of an object, one after the other: keys and values as they are written, the keys
+/// without their quotes.
 ///
 /// Nested containers are skipped by their brackets alone.
 pub(in crate::observe) struct Members<'a> {
@@ -18,9 +18,6 @@ pub(in crate::observe) struct Members<'a> {
     at: usize,
     is_first: bool,
 }
-
-/// A key and its value.
-type Member<'a> = (&'a [u8], &'a [u8]);
 
 impl<'a> Members<'a> {
     /// Of the object at the beginning of `text`.
@@ -36,7 +33,8 @@ impl<'a> Members<'a> {
         }
     }
 
-    pub(in crate::observe) fn next(&mut self) -> Result<Option<Member<'a>>, Unread> {
+    /// The next key. Its value is to be read then.
+    pub(in crate::observe) fn key(&mut self) -> Result<Option<&'a [u8]>, Unread> {
         let is_first = std::mem::take(&mut self.is_first);
         match self.token()? {
             b'}' => {
@@ -57,14 +55,39 @@ impl<'a> Members<'a> {
             return Err(Unread::Invalid);
         }
         self.at += 1;
-        let first = self.token()?;
+        self.token()?;
+        Ok(Some(key))
+    }
+
+    /// The value of the last key.
+    pub(in crate::observe) fn value(&mut self) -> Result<&'a [u8], Unread> {
         let value = self.at;
-        match first {
+        match self.byte()? {
             b'"' => self.string()?,
             b'{' | b'[' => self.container()?,
             _ => self.scalar()?,
         }
-        Ok(Some((key, &self.text[value..self.at])))
+        Ok(&self.text[value..self.at])
+    }
+
+    /// Reads the value of the last key, an object, member by member, as far as it is one.
+    pub(in crate::observe) fn within(
+        &mut self,
+        mut read: impl FnMut(&'a [u8], &'a [u8]),
+    ) -> Result<(), Unread> {
+        let value = &self.text[self.at..];
+        let mut each = || {
+            let mut members = Self::of(value)?;
+            while let Some(key) = members.key()? {
+                read(key, members.value()?);
+            }
+            Ok::<_, Unread>(members.end())
+        };
+        match each() {
+            Ok(length) => self.at += length,
+            Err(_) => _ = self.value()?,
+        }
+        Ok(())
     }
 
     /// Where the object ends, once there is no more member.

@@ -3,7 +3,7 @@
 //!
 //! Like the search for `usage`, it knows keys by their quotes alone.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use crate::json;
 
@@ -191,37 +191,57 @@ impl Words {
 
     /// Reads on to the end of a name or of the text. Returns how far.
     fn read_name(&mut self, key: u8, mut is_escaped: bool, text: &[u8]) -> usize {
+        let mut length = 0;
         let mut end = None;
-        for (at, byte) in text.iter().enumerate() {
-            if *byte == b'"' && !is_escaped {
-                end = Some(at);
-                break;
+        while end.is_none() && length < text.len() {
+            if std::mem::take(&mut is_escaped) {
+                length += 1;
+                continue;
             }
-            is_escaped = *byte == b'\\' && !is_escaped;
+            let special = memchr2(b'"', b'\\', &text[length..]);
+            length += special.unwrap_or(text.len() - length);
+            match text.get(length) {
+                Some(b'"') => end = Some(length),
+                Some(_) => {
+                    is_escaped = true;
+                    length += 1;
+                }
+                None => {}
+            }
         }
-        let length = end.unwrap_or(text.len());
         let room = MAX_NAME.saturating_sub(self.name.len());
-        self.name.extend_from_slice(&text[..length.min(room)]);
+        let (part, _) = text.split_at(length.min(room));
+        let is_whole = self.name.is_empty() && end.is_some();
+        if !is_whole {
+            self.name.extend_from_slice(part);
+        }
         if end.is_none() && self.name.len() < MAX_NAME {
             self.state = State::Name { key, is_escaped };
             return length;
         }
-        let name = std::mem::take(&mut self.name);
-        let name = if name.contains(&b'\\') {
-            json::decode_string(&[b"\"", &name[..], b"\""].concat()).unwrap_or_default()
-        } else {
-            String::from_utf8_lossy(&name).into_owned()
-        };
         let found = if key == MODEL {
             &mut self.model
         } else {
             &mut self.id
         };
-        *found = Some(name.into());
+        *found = Some(decoded(if is_whole { part } else { &self.name }));
+        self.name = Vec::new();
         self.wanted &= !(1 << key);
         self.state = State::Between;
         // The quote at its end is none that begins a key.
         length + usize::from(end.is_some())
+    }
+}
+
+/// A name as it is meant, from the inside of its quotes.
+fn decoded(name: &[u8]) -> Box<str> {
+    match str::from_utf8(name) {
+        Ok(name) if !name.contains('\\') => name.into(),
+        _ if name.contains(&b'\\') => {
+            let name = json::decode_string(&[b"\"", name, b"\""].concat());
+            name.unwrap_or_default().into()
+        }
+        _ => String::from_utf8_lossy(name).into(),
     }
 }
 

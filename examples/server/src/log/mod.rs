@@ -136,8 +136,10 @@ fn most_of(target: &str, wanted: &Targets) -> LevelFilter {
 }
 
 fn is_own(target: &str) -> bool {
-    let root = target.split("::").next();
-    OWN_TARGETS.iter().any(|own| root == Some(own))
+    OWN_TARGETS.iter().any(|own| {
+        let below = target.strip_prefix(own);
+        below.is_some_and(|below| below.is_empty() || below.starts_with("::"))
+    })
 }
 
 /// Logs a message as it stands, whatever `RUST_LOG` says.
