@@ -38,8 +38,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
-        let (parts, body) = response.into_parts();
+        let (parts, body) = ready!(this.inner.poll(cx))?.into_parts();
         let body = PingBody::new(body, &parts.headers, *this.period);
         Poll::Ready(Ok(Response::from_parts(parts, body)))
     }

@@ -80,6 +80,7 @@ where
     S: Service<Request<RequestBody>> + Clone,
 {
     /// A request that can only go to this backend.
+    #[inline(always)]
     pub(super) fn one(
         request: Request<RequestBody>,
         backend: Backend,
@@ -143,6 +144,7 @@ impl<S> State<S>
 where
     S: Service<Request<RequestBody>>,
 {
+    #[inline(always)]
     fn trying(mut request: Request<RequestBody>, in_flight: InFlight, service: S) -> Self {
         let backend = in_flight.backend();
         if let Some(exchange) = request.body().exchange() {
@@ -276,21 +278,20 @@ where
                         retry.next(Some((backend, AttemptResult::moved_on(status))))
                     });
                     let Some(next) = next else {
-                        return Poll::Ready(result.map(|mut response| {
-                            let backend = in_flight.backend();
-                            let extensions = response.extensions_mut();
-                            if !extensions.get().is_some_and(|told| backend.ptr_eq(told)) {
-                                extensions.insert(backend.clone());
+                        let mut response = result?;
+                        let extensions = response.extensions_mut();
+                        if !extensions.get().is_some_and(|told| backend.ptr_eq(told)) {
+                            extensions.insert(backend.clone());
+                        }
+                        let in_flight = match Tunnel::of(&response) {
+                            Some(tunnel) => {
+                                tunnel.at_end(move |_| drop(in_flight));
+                                None
                             }
-                            let in_flight = match Tunnel::of(&response) {
-                                Some(tunnel) => {
-                                    tunnel.at_end(move |_| drop(in_flight));
-                                    None
-                                }
-                                None => Some(in_flight),
-                            };
-                            response.map(|body| ResponseBody::new(body, in_flight))
-                        }));
+                            None => Some(in_flight),
+                        };
+                        let response = response.map(|body| ResponseBody::new(body, in_flight));
+                        return Poll::Ready(Ok(response));
                     };
                     Some(next)
                 }

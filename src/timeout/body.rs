@@ -41,6 +41,7 @@ where
     type Data = Bytes;
     type Error = Error;
 
+    #[inline(always)]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

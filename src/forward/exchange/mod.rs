@@ -229,6 +229,7 @@ impl Exchange {
     }
 
     /// The next frame of the response's body, as soon as it is there; `None` at its end.
+    #[inline(always)]
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -339,14 +340,16 @@ fn http2_head(outbound: &Outbound<'_>) -> Result<Request<()>, http::Error> {
 /// Whether the backend asks to authenticate the connection instead of each request, as NTLM and
 /// Negotiate do (RFC 4559, section 6): no other client's request must be sent on it.
 fn authenticates_connection(head: &Head) -> bool {
+    if head.status != StatusCode::UNAUTHORIZED {
+        return false;
+    }
     let is_scheme =
         |word: &[u8]| word.eq_ignore_ascii_case(b"ntlm") || word.eq_ignore_ascii_case(b"negotiate");
     let mut challenges = head.headers.get_all(header::WWW_AUTHENTICATE).iter();
-    head.status == StatusCode::UNAUTHORIZED
-        && challenges.any(|challenge| {
-            let mut words = challenge.as_bytes().split(|byte| b", \t".contains(byte));
-            words.any(is_scheme)
-        })
+    challenges.any(|challenge| {
+        let mut words = challenge.as_bytes().split(|byte| b", \t".contains(byte));
+        words.any(is_scheme)
+    })
 }
 
 /// What an error means before the head of the response.

@@ -86,6 +86,9 @@ impl Chunked {
     /// where in it the data is: bytes of one chunk at most. Framing that follows the data is consumed
     /// as well, as far as it is there, so that the end is known with the last data.
     pub(super) fn advance(&mut self, input: &[u8]) -> Result<(usize, Range<usize>), Malformed> {
+        if let Some(data) = self.at.whole(input) {
+            return Ok((input.len(), data));
+        }
         let mut taken = 0;
         let mut data = 0..0;
         while let Some(&byte) = input.get(taken) {
@@ -129,22 +132,23 @@ impl Chunked {
 }
 
 impl At {
+    /// The data of a plain chunk that is all of the input, as it is of most reads.
+    fn whole(&self, input: &[u8]) -> Option<Range<usize>> {
+        if !matches!(self, At::Size { digits: 0, .. }) {
+            return None;
+        }
+        let (start, size) = plain_size(input)?;
+        let end = start + size;
+        (input.get(end..)? == b"\r\n").then_some(start..end)
+    }
+
     /// The length of a plain chunk size that is there whole, or of the end of a chunk's data, and
     /// where it leads.
     fn step(&self, input: &[u8]) -> Option<(usize, Self)> {
         match self {
             At::Size { digits: 0, .. } => {
-                let mut left = 0;
-                for (digits, &byte) in input[..input.len().min(MAX_STEP)].iter().enumerate() {
-                    match (byte as char).to_digit(16) {
-                        Some(digit) => left = left << 4 | u64::from(digit),
-                        None if left > 0 && input[digits..].starts_with(b"\r\n") => {
-                            return Some((digits + 2, At::Data { left }));
-                        }
-                        None => break,
-                    }
-                }
-                None
+                let (length, size) = plain_size(input)?;
+                Some((length, At::Data { left: size as u64 }))
             }
             At::DataCr if input.starts_with(b"\r\n") => Some((2, START)),
             _ => None,
@@ -214,6 +218,21 @@ impl At {
             at @ (At::Data { .. } | At::End(_)) => at,
         })
     }
+}
+
+/// The length of a line that has nothing but the size of a chunk with data, and the size.
+fn plain_size(input: &[u8]) -> Option<(usize, usize)> {
+    let mut size = 0;
+    for (digits, &byte) in input[..input.len().min(MAX_STEP)].iter().enumerate() {
+        match (byte as char).to_digit(16) {
+            Some(digit) => size = size << 4 | digit as usize,
+            None if size > 0 && input[digits..].starts_with(b"\r\n") => {
+                return Some((digits + 2, size));
+            }
+            None => break,
+        }
+    }
+    None
 }
 
 const START: At = At::Size { size: 0, digits: 0 };

@@ -254,10 +254,13 @@ fn decode(body: &mut Decoder, read: &[u8]) -> Decoded {
         return Decoded::Closed;
     }
     match body.advance(read) {
-        Ok((taken, data)) => Decoded::Data(
-            Bytes::copy_from_slice(&read[data]),
-            Bytes::copy_from_slice(&read[taken..]),
-        ),
+        Ok((taken, data)) => {
+            let rest = match &read[taken..] {
+                [] => Bytes::new(),
+                rest => Bytes::copy_from_slice(rest),
+            };
+            Decoded::Data(Bytes::copy_from_slice(&read[data]), rest)
+        }
         Err(malformed) => Decoded::Malformed(malformed),
     }
 }

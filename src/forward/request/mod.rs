@@ -295,7 +295,7 @@ impl<'a> Outbound<'a> {
             self.drops_keys && (is_credential(name) || (self.drops_account && is_account(name)));
         is_private
             || *name == header::HOST
-            || (*name == X_PROXY_BACKEND && self.target.backend.is_selectable())
+            || (self.target.backend.is_selectable() && *name == X_PROXY_BACKEND)
             || (*name == header::TRAILER && self.framing != Framing::Chunked)
             || is_hop_by_hop(name.as_str())
             || self.options.contains(name.as_str())
