@@ -6,6 +6,7 @@ use super::{
     Exchange, Outcome,
     record::{Endpoint, seconds},
 };
+use crate::backend::Backend;
 
 /// The target of the span around each exchange.
 pub const SPAN_TARGET: &str = "tower_openai_proxy::exchange";
@@ -20,7 +21,7 @@ macro_rules! named {
             otel.kind = "client",
             otel.status_code = Empty,
             gen_ai.operation.name = $operation,
-            gen_ai.provider.name = "openai",
+            gen_ai.provider.name = Empty,
             gen_ai.request.model = Empty,
             gen_ai.request.stream = Empty,
             gen_ai.response.model = Empty,
@@ -60,6 +61,10 @@ pub(super) fn close(span: &Span, exchange: &Exchange) {
         None => span.record("otel.name", name),
     };
     let usage = exchange.usage();
+    span.record(
+        "gen_ai.provider.name",
+        exchange.backend().map(Backend::provider),
+    );
     span.record("gen_ai.request.model", exchange.request_model());
     span.record("gen_ai.response.model", exchange.response_model());
     span.record("gen_ai.response.id", exchange.response_id());

@@ -1,6 +1,6 @@
 //! What the log says of an exchange, and that nothing of it changes on the way.
 
-use crate::support::{Backend, Server, Wire, config_for, post_with};
+use crate::support::{Backend, Server, Wire, config_for, config_of, entry, nobody, post_with};
 
 /// The request fields that identify it.
 const IDS: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
@@ -60,4 +60,36 @@ async fn the_line_says_how_fast_a_stream_began() {
     let line = log.lines().find(|line| line.contains("end=complete"));
     let line = line.expect("a line");
     assert!(line.contains(" end=complete input=7 first_ms="), "{line}");
+}
+
+#[tokio::test]
+async fn the_line_leaves_out_what_could_be_taken_for_something_else() {
+    let backend = Backend::start().await;
+    let backends = [
+        entry("LLM1", nobody().await, ""),
+        entry("LLM2", backend.address, ""),
+    ];
+    let server = Server::start(&config_of(&backends, ""));
+    let body = r#"{"model":"end=complete status=200"}"#;
+    backend.answer_all(format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: \"quoted\"\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+
+    let mut client = Wire::connect(server.address).await;
+    let ids = "X-Request-ID: a b\r\nX-Client-Request-ID: req-2\r\ntraceparent: 00-1-2-3\r\n";
+    let request = post_with(ids, r#"{"model":"two words"}"#);
+    client
+        .send(request.replace("/chat/completions", "/embeddings"))
+        .await;
+    assert_eq!(client.response().await.body, body.as_bytes());
+
+    let log = server.logged("end=complete").await;
+    let line = log.lines().find(|line| line.contains("end=complete"));
+    let line = line.expect("a line");
+    assert!(
+        line.ends_with(" end=complete endpoint=/embeddings attempts=2"),
+        "{line}"
+    );
 }
