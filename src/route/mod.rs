@@ -575,10 +575,9 @@ impl Routes {
         let mut order = match selector {
             None => candidates,
             Some(selector) => {
-                let path = path(request);
                 let model = model.as_deref();
                 let affinity = value::hash(&self.affinity, request, body);
-                selector.select(&Selection::new(request, path, model, &candidates, affinity))
+                selector.select(&Selection::new(request, model, &candidates, affinity))
             }
         };
         order.sort_by_cached_key(|backend| !backend.is_available());

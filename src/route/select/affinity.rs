@@ -41,7 +41,7 @@ impl Select for Affinity {
             let bits = value.with(backend.name_hash()).to_bits();
             let arrival = arrival(bits, backend.weight());
             let is_over = is_over_bound(backend, request.backends());
-            (backend.priority(), is_over, arrival, 0.0)
+            (backend.priority(), f64::from(is_over), arrival)
         })
     }
 

@@ -33,7 +33,7 @@ fn head() -> Parts {
 fn choose(selector: &dyn Select, backends: &[Backend], value: Option<u64>) -> Backend {
     let head = head();
     let value = value.map(|value| StableHash::of(&value.to_le_bytes()));
-    let selection = Selection::new(&head, "/x", None, backends, value);
+    let selection = Selection::new(&head, None, backends, value);
     selector.select(&selection).swap_remove(0)
 }
 

@@ -41,10 +41,17 @@ impl Default for LeastBusy {
 
 impl Select for LeastBusy {
     fn select(&self, request: &Selection<'_>) -> Vec<Backend> {
-        ranked(request.backends(), |backend| {
+        let backends = request.backends();
+        let weight = backends.first().map_or(1.0, Backend::weight);
+        let is_even = backends.iter().all(|backend| backend.weight() == weight);
+        ranked(backends, |backend| {
             let load = backend.in_flight() as f64 / backend.weight();
-            let tie = arrival(self.random(), backend.weight());
-            (backend.priority(), false, load, tie)
+            let tie = match is_even {
+                // Any random number will do, without a logarithm.
+                true => (self.random() >> 1) as i64 as f64,
+                false => arrival(self.random(), backend.weight()),
+            };
+            (backend.priority(), load, tie)
         })
     }
 

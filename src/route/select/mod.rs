@@ -100,7 +100,6 @@ impl<F> fmt::Debug for SelectFn<F> {
 #[non_exhaustive]
 pub struct Selection<'a> {
     head: &'a Parts,
-    path: &'a str,
     model: Option<&'a str>,
     backends: &'a [Backend],
     affinity: Option<StableHash>,
@@ -109,14 +108,12 @@ pub struct Selection<'a> {
 impl<'a> Selection<'a> {
     pub(super) fn new(
         head: &'a Parts,
-        path: &'a str,
         model: Option<&'a str>,
         backends: &'a [Backend],
         affinity: Option<StableHash>,
     ) -> Self {
         Self {
             head,
-            path,
             model,
             backends,
             affinity,
@@ -136,7 +133,7 @@ impl<'a> Selection<'a> {
 
     /// The path below the prefix, such as `/chat/completions`.
     pub fn path(&self) -> &'a str {
-        self.path
+        super::path(self.head)
     }
 
     /// The top-level `model` of the request's JSON; `None` if there is none.
@@ -153,7 +150,7 @@ impl<'a> Selection<'a> {
 }
 
 /// What sorts backends, the least first: the priority, then what else each selector takes.
-type Rank = (i64, bool, f64, f64);
+type Rank = (i64, f64, f64);
 
 /// The backends by their ranks, each of which is found once.
 fn ranked(backends: &[Backend], mut rank: impl FnMut(&Backend) -> Rank) -> Vec<Backend> {

@@ -10,9 +10,7 @@ pub struct Order;
 
 impl Select for Order {
     fn select(&self, request: &Selection<'_>) -> Vec<Backend> {
-        ranked(request.backends(), |backend| {
-            (backend.priority(), false, 0.0, 0.0)
-        })
+        ranked(request.backends(), |backend| (backend.priority(), 0.0, 0.0))
     }
 
     fn needs_model(&self) -> bool {

@@ -19,7 +19,7 @@ fn backends(fields: &[&str]) -> Vec<Backend> {
 fn select(selector: &impl Select, backends: &[Backend], value: Option<&str>) -> Vec<String> {
     let (head, ()) = Request::new(()).into_parts();
     let affinity = value.map(|value| StableHash::of(value.as_bytes()));
-    let selected = selector.select(&Selection::new(&head, "/x", None, backends, affinity));
+    let selected = selector.select(&Selection::new(&head, None, backends, affinity));
     selected.iter().map(|it| it.name().to_owned()).collect()
 }
 
