@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 
 use super::*;
-use crate::config::BackendConfig;
+use crate::{affinity::Source, client::ClientName, config::BackendConfig};
 
 /// What a backend does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -573,6 +573,38 @@ async fn a_reload_keeps_what_is_known_of_a_backend() {
     assert_eq!(cooling(&new), ["b"]);
     old.backends()[0].record_failure(None);
     assert_eq!(cooling(&new), ["b"], "another URL is another backend");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_failures_that_are_too_few_for_a_cooldown() {
+    let old = layer(&["a", "b"], r#""cooldown":60,"failures":2"#);
+    old.backends()[1].record_failure(None);
+    let text = r#"{"primary_backends":[{"name":"b","url":"http://10.0.0.1/v1"},
+        {"name":"a","url":"http://10.0.0.1/v1"}],"settings":{"cooldown":60,"failures":2}}"#;
+    let new = BackendRouteLayer::reloaded(&text.parse().unwrap(), Some(&old));
+    assert_eq!(cooling(&new), [""; 0]);
+    for backend in new.backends() {
+        backend.record_failure(None);
+    }
+    assert_eq!(cooling(&new), ["b"]);
+}
+
+#[test]
+fn a_clients_name_comes_before_its_key_as_the_value_of_an_affinity() {
+    let value = |name: Option<&str>, key: &str| {
+        let mut request = Request::post("/").header("authorization", key);
+        if let Some(name) = name {
+            request = request.extension(ClientName::new(name));
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let value = value::hash(&[Source::Key], &parts, &RequestBody::empty());
+        value.unwrap().to_bits()
+    };
+    let alice = value(Some("alice"), "Bearer sk-1");
+    assert_eq!(alice, value(Some("alice"), "Bearer sk-2"));
+    assert_ne!(alice, value(Some("bob"), "Bearer sk-1"));
+    assert_ne!(alice, value(None, "Bearer sk-1"));
+    assert_eq!(value(None, "Bearer sk-1"), value(None, "sk-1"));
 }
 
 #[tokio::test]

@@ -1,12 +1,17 @@
 //! Which of several backends gets a request, and which waits for its turn.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
+use tokio::{task::JoinSet, time::timeout};
 use tower_openai_proxy::proxy::Handle;
 
 use crate::{
     in_flight::{STREAM, counts, get, serve, until},
-    support::{Backend, Message, Record, Wire, config_of, entry, response},
+    support::{
+        Backend, Message, Record, Server, Wire, config_of, entry,
+        http2::{Http2, full},
+        post_with, response, soon,
+    },
 };
 
 async fn answering(name: &str) -> Record {
@@ -210,4 +215,117 @@ async fn nobody_waits_longer_than_the_queue_timeout() {
     let (proxy, _) = serve(&config).await;
     let _open = open(proxy, &a).await;
     assert_eq!(ask(proxy, &get("/x")).await.status(), 503);
+}
+
+#[tokio::test]
+async fn of_1025_requests_that_would_wait_one_is_refused() {
+    let a = Backend::start().await;
+    let config = config_of(
+        &[entry("a", a.address, r#""max_in_flight":1"#)],
+        r#""queue_timeout":60"#,
+    );
+    // In a process of its own, as the bound is one of the process.
+    let server = Server::start(&config);
+    let _open = open(server.address, &a).await;
+    let mut answers = JoinSet::new();
+    for connection in 0..6 {
+        let http2 = Http2::connect(server.address).await;
+        for _ in 0..if connection < 5 { 200 } else { 25 } {
+            let http2 = http2.clone();
+            let request = http2.request("GET").body(full("")).expect("a request");
+            answers.spawn(async move { http2.send(request).await.expect("a response").status() });
+        }
+    }
+    let first = soon("an answer", answers.join_next()).await;
+    assert_eq!(first.expect("one").expect("no panic"), 503);
+    let second = timeout(Duration::from_millis(300), answers.join_next()).await;
+    assert!(second.is_err(), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_backend_that_cools_down_is_used_before_anybody_waits() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let config = config_of(
+        &[
+            entry("a", a.address, r#""max_in_flight":1"#),
+            entry("b", b.address, ""),
+        ],
+        r#""cooldown":60,"queue_timeout":60"#,
+    );
+    let (proxy, handle) = serve(&config).await;
+    let mut client = Wire::connect(proxy).await;
+    client
+        .send(get("/x").replace("\r\n\r\n", "\r\nX-Proxy-Backend: b\r\n\r\n"))
+        .await;
+    b.accept().await.head().await;
+    assert_eq!(client.response().await.status(), 502);
+    assert!(!handle.backends()[1].is_available());
+
+    let _open = open(proxy, &a).await;
+    let b = b.record_all(response("200 OK", "b"));
+    assert_eq!(ask(proxy, &get("/x")).await.body, b"b");
+    assert_eq!(b.take().len(), 1);
+}
+
+#[tokio::test]
+async fn an_earlier_answer_stands_where_the_rest_is_full() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let config = config_of(
+        &[
+            entry("b", b.address, r#""max_in_flight":1,"priority":1"#),
+            entry("a", a.address, ""),
+        ],
+        r#""failover_on":[500],"queue_timeout":60"#,
+    );
+    let (proxy, _) = serve(&config).await;
+    let mut client = Wire::connect(proxy).await;
+    client
+        .send(get("/stream").replace("\r\n\r\n", "\r\nX-Proxy-Backend: b\r\n\r\n"))
+        .await;
+    let _busy = begin(&b).await;
+    client.until("\r\na\r\n").await;
+
+    a.answer_all(response("500 Internal Server Error", "of a"));
+    let answer = ask(proxy, &get("/x")).await;
+    assert_eq!((answer.status(), &*answer.body), (500, &b"of a"[..]));
+}
+
+#[tokio::test]
+async fn a_backend_that_asks_for_time_gets_it() {
+    for field in ["Retry-After: 30", "retry-after-ms: 30000"] {
+        let (a, b) = (Backend::start().await, answering("b").await);
+        let entries = [entry("a", a.address, ""), entry("b", b.address, "")];
+        let settings = r#""failover_on":[429],"cooldown":0.05"#;
+        let (proxy, handle) = serve(&config_of(&entries, settings)).await;
+        a.answer_all(format!(
+            "HTTP/1.1 429 Too Many Requests\r\n{field}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert_eq!(ask(proxy, &get("/x")).await.body, b"b", "{field}");
+        // Longer than it would cool down by itself.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!handle.backends()[0].is_available(), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn the_value_of_an_affinity_is_not_logged() {
+    const VALUE: &str = "conversation-of-alice";
+    let [a, b] = [answering("a").await, answering("b").await];
+    let entries = [entry("a", a.address, ""), entry("b", b.address, "")];
+    let settings = r#""affinity":["header:x-session","body:user","prompt:64"]"#;
+    let trace = [("RUST_LOG", "trace")];
+    let server = Server::start_with(&config_of(&entries, settings), &[], &trace);
+    for (fields, body) in [
+        (format!("X-Session: {VALUE}\r\n"), "{}".to_owned()),
+        (String::new(), format!(r#"{{"user":"{VALUE}"}}"#)),
+        (
+            "X-Request-ID: the-last\r\n".to_owned(),
+            format!(r#"{{"input":"{VALUE}"}}"#),
+        ),
+    ] {
+        let answer = ask(server.address, &post_with(&fields, &body)).await;
+        assert_eq!(answer.status(), 200);
+    }
+    let log = server.logged("the-last").await;
+    assert!(!log.contains(VALUE), "{log}");
 }
