@@ -270,6 +270,10 @@ impl Future for Buffer {
             }
             turn += chunk.len();
             this.push(chunk)?;
+            // Not polled again, which would cost most requests another call.
+            if this.body.is_end_stream() {
+                return Poll::Ready(this.finish());
+            }
             if turn >= SCAN_BYTES {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

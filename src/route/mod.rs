@@ -527,17 +527,16 @@ impl Routes {
         body: &RequestBody,
     ) -> Result<Scan, Error> {
         let is_overridden = |backend: &Backend| backend.model().is_some();
-        let place = place(candidates, request, body);
+        let scan = |is_strict| {
+            let place = place(candidates, request, body);
+            place.scan(&request.headers, is_strict)
+        };
         match &self.selector {
-            _ if has_models(candidates) || granted::needs_model(&request.extensions) => {
-                place.scan(&request.headers, true)
-            }
-            Some(selector) if selector.needs_model() => place.scan(&request.headers, false),
-            None if candidates.iter().all(is_overridden) => place.scan(&request.headers, true),
-            _ if candidates.iter().any(is_overridden) => {
-                // A candidate without an override takes what can't be scanned.
-                Ok(place.scan(&request.headers, false).unwrap_or(Scan::No))
-            }
+            _ if has_models(candidates) || granted::needs_model(&request.extensions) => scan(true),
+            Some(selector) if selector.needs_model() => scan(false),
+            None if candidates.iter().all(is_overridden) => scan(true),
+            // A candidate without an override takes what can't be scanned.
+            _ if candidates.iter().any(is_overridden) => Ok(scan(false).unwrap_or(Scan::No)),
             _ => Ok(Scan::No),
         }
     }
@@ -580,7 +579,9 @@ impl Routes {
                 selector.select(&Selection::new(request, model, &candidates, affinity))
             }
         };
-        order.sort_by_cached_key(|backend| !backend.is_available());
+        if !order.iter().all(Backend::is_available) {
+            order.sort_by_cached_key(|backend| !backend.is_available());
+        }
         if order.is_empty() {
             return Err(Error::new(Kind::NoCandidate));
         }
