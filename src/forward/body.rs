@@ -29,15 +29,14 @@ const MAX_END_BYTES: usize = 16 * 1024;
 pub struct ResponseBody {
     /// `None` at the end.
     exchange: Option<Box<Exchange>>,
-    /// Whether the last chunk ends with `data: [DONE]`.
-    is_done: bool,
+    tail: Tail,
 }
 
 impl ResponseBody {
     pub(super) fn new(exchange: Box<Exchange>) -> Self {
         let mut body = Self {
             exchange: Some(exchange),
-            is_done: false,
+            tail: Tail::default(),
         };
         body.finish_at_end();
         body
@@ -47,7 +46,7 @@ impl ResponseBody {
     pub(super) fn empty() -> Self {
         Self {
             exchange: None,
-            is_done: false,
+            tail: Tail::default(),
         }
     }
 
@@ -59,12 +58,26 @@ impl ResponseBody {
     }
 }
 
-/// Whether a chunk of an event stream ends with the event that ends OpenAI's streams.
-fn ends_with_done(chunk: &[u8]) -> bool {
-    let line = chunk.trim_ascii_end();
-    // Other events end with a brace.
-    line.last() == Some(&b']')
-        && (line.ends_with(b"data: [DONE]") || line.ends_with(b"data:[DONE]"))
+/// The last bytes of a body: as many as `data: [DONE]` and two line ends have.
+#[derive(Default)]
+struct Tail([u8; 16]);
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        if let Some(last) = bytes.last_chunk() {
+            self.0 = *last;
+        } else {
+            self.0.rotate_left(bytes.len());
+            let rest = self.0.len() - bytes.len();
+            self.0[rest..].copy_from_slice(bytes);
+        }
+    }
+
+    /// Whether they are the event that ends OpenAI's streams.
+    fn is_done(&self) -> bool {
+        let line = self.0.trim_ascii_end();
+        line.ends_with(b"data: [DONE]") || line.ends_with(b"data:[DONE]")
+    }
 }
 
 /// Reads a response to its end, which is near, so that its connection is kept.
@@ -83,7 +96,7 @@ async fn read_to_end(mut exchange: Box<Exchange>) {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if !self.is_done {
+        if !self.tail.is_done() {
             return;
         }
         if let Some(exchange) = self.exchange.take()
@@ -111,8 +124,10 @@ impl Body for ResponseBody {
             self.exchange = None;
         } else {
             self.finish_at_end();
-            if let Some(Ok(frame)) = &frame {
-                self.is_done = frame.data_ref().is_some_and(|data| ends_with_done(data));
+            if let Some(Ok(frame)) = &frame
+                && let Some(data) = frame.data_ref()
+            {
+                self.tail.push(data);
             }
         }
         Poll::Ready(frame)

@@ -1235,10 +1235,17 @@ async fn a_client_that_closes_after_its_response_does_not_cost_the_backends_conn
 
 /// A backend whose client left right behind `data: [DONE]`, as OpenAI's Python SDK does.
 async fn left_behind_done(backend: &Backend, server: &Server) -> Wire {
+    left_behind(backend, server, &["data: [DONE]\n\n"]).await
+}
+
+/// The same behind pieces that come one by one.
+async fn left_behind(backend: &Backend, server: &Server, pieces: &[&str]) -> Wire {
     let (mut client, mut wire) = asking(backend, server).await;
-    wire.send(format!("{STREAM}{}", chunk("data: [DONE]\n\n")))
-        .await;
-    client.until("data: [DONE]\n\n\r\n").await;
+    wire.send(STREAM).await;
+    for piece in pieces {
+        wire.send(chunk(piece)).await;
+        client.until(&format!("{piece}\r\n")).await;
+    }
     client.stream.shutdown().await.unwrap();
     client.closed().await;
     wire
@@ -1249,7 +1256,26 @@ async fn a_client_that_disconnects_behind_done_does_not_cost_the_backends_connec
     let (backend, server) = proxy().await;
     let mut wire = left_behind_done(&backend, &server).await;
     wire.send("0\r\n\r\n").await;
+    is_kept(&server, wire).await;
+}
 
+#[tokio::test]
+async fn done_may_come_in_pieces() {
+    let pieces: [&[&str]; 3] = [
+        &["data: [DONE]\n", "\n"],
+        &["data: {}\n\ndata: [DO", "NE]\r\n\r\n"],
+        &["da", "ta:", " [DONE", "]\n\n"],
+    ];
+    for pieces in pieces {
+        let (backend, server) = proxy().await;
+        let mut wire = left_behind(&backend, &server, pieces).await;
+        wire.send("0\r\n\r\n").await;
+        is_kept(&server, wire).await;
+    }
+}
+
+/// The next request comes on this connection.
+async fn is_kept(server: &Server, mut wire: Wire) {
     let mut client = Wire::connect(server.address).await;
     client.send(post("{}")).await;
     wire.request().await;
