@@ -3,18 +3,19 @@
 // Elsewhere the library of this client finds no authority that a test can choose.
 #![cfg(not(any(windows, target_vendor = "apple")))]
 
-use std::{fs, net::TcpListener, path::Path, process::Output, time::Duration};
+use std::{fs, iter::repeat_with, net::TcpListener, path::Path, process::Output, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_native_tls::native_tls::Protocol;
+use tokio_rustls::rustls::HandshakeKind;
 
 use crate::{
     support::{
         self, Backend, DEMO_CONFIG, Server, TempFile, Wire, config_for, config_with, entry,
         http2::{channel, collect, next_frame},
-        https::{self, Tls, certificate, connect},
+        https::{self, certificate, connect},
         post, response, soon,
     },
     websocket::{SWITCH, handshake},
@@ -30,7 +31,7 @@ async fn good() -> (Server, Backend) {
     (https::start(&config_for(&backend), GOOD), backend)
 }
 
-async fn is_healthy(wire: &mut Wire<Tls>) -> bool {
+async fn is_healthy(wire: &mut Wire<impl AsyncRead + AsyncWrite + Unpin>) -> bool {
     wire.send(HEALTH).await;
     wire.response().await.status() == 200
 }
@@ -80,6 +81,21 @@ async fn tls_1_2_and_1_3_are_spoken() {
         let stream = https::try_connect(server.address, &["http/1.1"], Some(version)).await;
         let mut wire = Wire::over(stream.expect("a handshake"));
         assert!(is_healthy(&mut wire).await);
+    }
+}
+
+#[tokio::test]
+async fn however_many_clients_resume_their_sessions() {
+    const CLIENTS: usize = 150;
+    let (server, _backend) = good().await;
+    let clients: Vec<_> = repeat_with(https::connector).take(CLIENTS).collect();
+    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        for client in &clients {
+            let mut wire = https::connect_by(client, server.address).await;
+            assert_eq!(wire.stream.get_ref().1.handshake_kind(), Some(kind));
+            // A ticket comes before the answer.
+            assert!(is_healthy(&mut wire).await);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{
     CertificateError, Error, InconsistentKeys, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    server::ParsedCertificate,
+    server::{NoServerSessionStorage, ParsedCertificate},
 };
 
 use crate::files;
@@ -50,6 +50,9 @@ impl Files {
                 ),
             })?;
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
+        // Sessions are with the clients: those kept here would be but a few.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = ring::Ticketer::new().map_err(|_| "there are no random numbers")?;
         Ok(Arc::new(config))
     }
 }

@@ -24,6 +24,7 @@ use tokio_rustls::{
 use super::{Server, TempFile, Wire, http2::Http2, soon};
 
 pub(crate) type Tls = TlsStream<TcpStream>;
+pub(crate) type StrictTls = rustls::client::TlsStream<TcpStream>;
 
 /// A file in `tests/certificates`.
 pub(crate) fn certificate(name: &str) -> PathBuf {
@@ -101,8 +102,12 @@ pub(crate) fn shows(stream: &Tls, name: &str) -> bool {
 
 /// Connects by rustls, for which an end without `close_notify` is an error. (The other library
 /// accepts it.)
-pub(crate) async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStream<TcpStream>> {
-    let stream = soon("connecting", TcpStream::connect(address)).await;
+pub(crate) async fn strict(address: SocketAddr) -> Wire<StrictTls> {
+    connect_by(&connector(), address).await
+}
+
+/// By rustls, with sessions of its own.
+pub(crate) fn connector() -> rustls::TlsConnector {
     let authority = CertificateDer::from_pem_file(certificate("authority.pem")).expect("a file");
     let mut roots = RootCertStore::empty();
     roots.add(authority).expect("a certificate");
@@ -111,7 +116,14 @@ pub(crate) async fn strict(address: SocketAddr) -> Wire<rustls::client::TlsStrea
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = rustls::TlsConnector::from(Arc::new(config));
+    Arc::new(config).into()
+}
+
+pub(crate) async fn connect_by(
+    connector: &rustls::TlsConnector,
+    address: SocketAddr,
+) -> Wire<StrictTls> {
+    let stream = soon("connecting", TcpStream::connect(address)).await;
     let name = "localhost".try_into().expect("a name");
     let stream = connector.connect(name, stream.expect("a listener"));
     Wire::over(soon("a handshake", stream).await.expect("a handshake"))
