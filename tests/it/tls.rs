@@ -482,6 +482,52 @@ async fn a_connection_that_was_idle_for_a_while_is_used_again() {
     assert_eq!(client.response().await.body, b"two");
 }
 
+/// The platform's library, through its binding, doesn't.
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn a_new_connection_resumes_the_session() {
+    use std::sync::Arc;
+
+    use tokio_rustls::rustls::{
+        HandshakeKind, ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    };
+
+    let file = |name| certificates().join(name);
+    let chain = CertificateDer::pem_file_iter(file("good.pem")).unwrap();
+    let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            chain.collect::<Result<_, _>>().unwrap(),
+            PrivateKeyDer::from_pem_file(file("leaf.key")).unwrap(),
+        );
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls.unwrap()));
+    let backend = Backend::start().await;
+    let server = server_for(&[entry("LLM1", &backend, "localhost")], "");
+
+    let mut handshakes = Vec::new();
+    for _ in 0..4 {
+        let mut client = Wire::connect(server.address).await;
+        client.send(post("{}")).await;
+        let tcp = backend.accept().await.stream;
+        let tls = soon("a handshake", acceptor.accept(tcp)).await.unwrap();
+        handshakes.push(tls.get_ref().1.handshake_kind().unwrap());
+        let mut wire = Wire::over(tls);
+        wire.request().await;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+        wire.send(answer).await;
+        assert_eq!(client.response().await.body, b"{}");
+    }
+    let [first, later @ ..] = &handshakes[..] else {
+        unreachable!()
+    };
+    assert_eq!(*first, HandshakeKind::Full);
+    assert!(later.iter().all(|kind| *kind == HandshakeKind::Resumed));
+}
+
 #[tokio::test]
 async fn a_kept_connection_that_the_backend_has_closed_is_nobodys_error() {
     let (server, backend) = good().await;
