@@ -10,6 +10,8 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 PRODUCT = Path(os.environ.get("PRODUCT", TARGET / "release/examples/server")).resolve()
 CACHE = Path(os.environ.get("COMPARE_CACHE", Path.home() / ".cache/tower-openai-proxy-compare"))
 BINARIES = CACHE / "target/release"
+CERTIFICATES = REPOSITORY / "tests/certificates"
+CERTIFICATE, KEY, AUTHORITY = (CERTIFICATES / name for name in ("good.pem", "leaf.key", "authority.pem"))
 
 
 def free_port():

@@ -20,7 +20,18 @@ KEY_FIGURE = {
     "sse": ("proxy.cpu_us_per_chunk", 1),
     "fast-sse": ("proxy.cpu_us_per_chunk", 1),
     "idle-streams": ("proxy.rss_kb_per_stream", 1),
+    "connect": ("proxy.cpu_us_per_request", 0),
+    "resume": ("proxy.cpu_us_per_request", 0),
+    "reconnect": ("proxy.cpu_us_per_request", 0),
+    "impatient": ("proxy.cpu_us_per_request", 0),
+    "half-json": ("added_us.p99", 0),
+    "half-sse": ("added_us.p99", 0),
 }
+
+
+def load_of(mode):
+    """The load in the name of a mode, such as `json` in `tls:json:tls*2`."""
+    return next(part for part in re.split("[:*]", mode) if part in KEY_FIGURE)
 
 
 def flat(report, prefix=""):
@@ -74,8 +85,22 @@ class Figures:
                     ratios.append(own[number] / its[number])
         return statistics.median(ratios) if ratios else None
 
+    def growth(self, mode, other, peer, number):
+        """Median of the ratios of a number in another mode to that in a mode, round by round."""
+        pairs = zip(self.rounds(mode, peer, number), self.rounds(other, peer, number))
+        ratios = [its / own for own, its in pairs if own]
+        return statistics.median(ratios) if ratios else None
+
+    def only(self, prefix):
+        """The proxies alone whose names begin so."""
+        figures = Figures([])
+        figures.versions, figures.modes = self.versions, self.modes
+        figures.runs = [{mode: {peer: rounds for peer, rounds in peers.items() if peer.startswith(prefix)}
+                         for mode, peers in runs.items()} for runs in self.runs]
+        return figures
+
     def key(self, mode, peer):
-        return self.median(mode, peer, KEY_FIGURE[mode][0])
+        return self.median(mode, peer, KEY_FIGURE[load_of(mode)][0])
 
     def title(self, peer):
         """Its name, with its version where that is one number."""
@@ -103,8 +128,8 @@ def shown(value, digits):
 
 def ranked(figures, modes):
     """Titles of all proxies by name: ours first, the others by what the first of the modes costs."""
-    peers = [peer for peer in figures.peers() if peer != "direct"]
-    ours = [PRODUCT, f"{PRODUCT}-logging"]
+    peers = dict.fromkeys(peer for mode in modes for peer in figures.peers(mode) if peer != "direct")
+    ours = [PRODUCT, f"{PRODUCT}-logging", f"{PRODUCT}-metrics"]
 
     def cost(peer):
         return (ours.index(peer), 0) if peer in ours else (len(ours), figures.key(modes[0], peer) or math.inf)
@@ -126,16 +151,16 @@ def added(figures, columns):
     return markdown(rows)
 
 
-def overview(figures, names):
-    """One row a proxy, with the key figure of each mode and its ratio to nginx's."""
+def overview(figures, names, base="nginx"):
+    """One row a proxy, with the key figure of each mode and its ratio to that of another one."""
     modes = [mode for mode in names if mode in figures.modes]
     rows = [["proxy"] + [names[mode] for mode in modes]]
     for peer, title in ranked(figures, modes).items():
         row = [title]
         for mode in modes:
-            number, digits = KEY_FIGURE[mode]
-            ratio = figures.ratio(mode, peer, number)
-            tail = f" ({ratio:.{2 if ratio < 10 else 0}f})" if ratio and peer != "nginx" else ""
+            number, digits = KEY_FIGURE[load_of(mode)]
+            ratio = figures.ratio(mode, peer, number, base)
+            tail = f" ({ratio:.{2 if ratio < 10 else 0}f})" if ratio and peer != base else ""
             row.append(shown(figures.key(mode, peer), digits) + tail)
         rows.append(row)
     return markdown(rows)

@@ -34,32 +34,40 @@ pub mod stamp {
 }
 
 /// What stream the backend is to send. The request's system message says so, such as
-/// `mock:chunks=50,delay_us=20000`: messages get through every proxy, unknown fields don't.
+/// `mock:chunks=50,delay_us=20000,end_us=0`: messages get through every proxy, unknown fields don't.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StreamPlan {
     pub chunks: u32,
     pub delay: Duration,
+    /// Between the last event and the end of the response.
+    pub end_delay: Duration,
 }
 
 impl StreamPlan {
     pub const MARK: &'static str = "mock:chunks=";
 
+    /// Has the backend close the connection behind an answer that isn't a stream.
+    pub const CLOSE: &'static str = "mock:close";
+
     pub fn as_text(&self) -> String {
         format!(
-            "{}{},delay_us={}",
+            "{}{},delay_us={},end_us={}",
             Self::MARK,
             self.chunks,
-            self.delay.as_micros()
+            self.delay.as_micros(),
+            self.end_delay.as_micros()
         )
     }
 
     pub fn find(body: &[u8]) -> Option<Self> {
         let start = memchr::memmem::find(body, Self::MARK.as_bytes())? + Self::MARK.len();
         let (chunks, rest) = leading_number(&body[start..])?;
-        let (delay_us, _) = leading_number(rest.strip_prefix(b",delay_us=")?)?;
+        let (delay_us, rest) = leading_number(rest.strip_prefix(b",delay_us=")?)?;
+        let end_us = rest.strip_prefix(b",end_us=").and_then(leading_number);
         Some(Self {
             chunks: chunks as u32,
             delay: Duration::from_micros(delay_us),
+            end_delay: Duration::from_micros(end_us.map_or(0, |(number, _)| number)),
         })
     }
 }
@@ -86,6 +94,7 @@ mod tests {
         let plan = StreamPlan {
             chunks: 50,
             delay: Duration::from_micros(20_000),
+            end_delay: Duration::from_micros(5_000),
         };
         let body = format!("{{\"content\": \"Hello. {}\"}}", plan.as_text());
         assert_eq!(StreamPlan::find(body.as_bytes()), Some(plan));

@@ -5,10 +5,15 @@
 //! written by itself and stamped with the time it was made; how many, and how far apart, is what
 //! the system message asks for (`StreamPlan`).
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,16 +22,44 @@ use clap::Parser;
 use compare_load::{StreamPlan, monotonic_ns, stamp};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONNECTION, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::ServerSessionMemoryCache;
+use tokio_rustls::rustls::{HandshakeKind, ServerConfig};
 
 #[derive(Parser)]
 struct Args {
     #[arg(long, default_value = "127.0.0.1:9100")]
     listen: SocketAddr,
+    /// The same with TLS, by the certificate and key in these files
+    #[arg(long, requires_all = ["certificate", "key"])]
+    listen_tls: Option<SocketAddr>,
+    #[arg(long)]
+    certificate: Option<PathBuf>,
+    #[arg(long)]
+    key: Option<PathBuf>,
+}
+
+/// What came so far; `GET /counts` tells it.
+#[derive(Default)]
+struct Counts {
+    connections: Cell<u64>,
+    handshakes: Cell<u64>,
+    resumed: Cell<u64>,
+    requests: Cell<u64>,
+}
+
+fn add(count: &Cell<u64>) {
+    count.set(count.get() + 1);
 }
 
 /// What is looked at of a request; the rest is only counted.
@@ -35,6 +68,7 @@ const HEAD_BYTES: usize = 16 * 1024;
 const DEFAULT_PLAN: StreamPlan = StreamPlan {
     chunks: 50,
     delay: Duration::ZERO,
+    end_delay: Duration::ZERO,
 };
 
 fn main() -> std::io::Result<()> {
@@ -42,27 +76,84 @@ fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async move {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(args.listen)?;
-        let listener = socket.listen(4096)?;
-        loop {
-            let Ok((connection, _)) = listener.accept().await else {
-                continue;
-            };
-            connection.set_nodelay(true)?;
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(connection), service_fn(answer)),
-            );
+    let counts: Rc<Counts> = Rc::default();
+    tokio::task::LocalSet::new().block_on(&runtime, async move {
+        if let Some(address) = args.listen_tls {
+            let tls = tls(&args);
+            tokio::task::spawn_local(accept(listen(address)?, Some(tls), counts.clone()));
         }
+        accept(listen(args.listen)?, None, counts).await;
+        Ok(())
     })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4096)
+}
+
+/// Resumes sessions as long as anybody could want.
+fn tls(args: &Args) -> TlsAcceptor {
+    let read = |path: &Option<PathBuf>| fs::read(path.as_ref().expect("required")).expect("a file");
+    let chain = CertificateDer::pem_slice_iter(&read(&args.certificate)).collect::<Result<_, _>>();
+    let key = PrivateKeyDer::from_pem_slice(&read(&args.key)).expect("a key");
+    let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("TLS");
+    let mut tls = tls
+        .with_no_client_auth()
+        .with_single_cert(chain.expect("certificates"), key)
+        .expect("a certificate and its key");
+    tls.session_storage = ServerSessionMemoryCache::new(100_000);
+    Arc::new(tls).into()
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, counts: Rc<Counts>) {
+    loop {
+        let Ok((connection, _)) = listener.accept().await else {
+            continue;
+        };
+        let _ = connection.set_nodelay(true);
+        add(&counts.connections);
+        let (tls, counts) = (tls.clone(), counts.clone());
+        tokio::task::spawn_local(async move {
+            let Some(tls) = tls else {
+                return serve(connection, counts).await;
+            };
+            let Ok(stream) = tls.accept(connection).await else {
+                return;
+            };
+            add(&counts.handshakes);
+            if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                add(&counts.resumed);
+            }
+            serve(stream, counts).await;
+        });
+    }
+}
+
+async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, counts: Rc<Counts>) {
+    let answer = service_fn(|request| answer(request, &counts));
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(io), answer)
+        .await;
 }
 
 type Answer = Response<Either<Full<Bytes>, Chunks>>;
 
-async fn answer(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
+async fn answer(request: Request<Incoming>, counts: &Counts) -> Result<Answer, hyper::Error> {
+    if request.uri().path() == "/counts" {
+        let counts = serde_json::json!({
+            "connections": counts.connections.get(),
+            "handshakes": counts.handshakes.get(),
+            "resumed": counts.resumed.get(),
+            "requests": counts.requests.get(),
+        });
+        return Ok(Response::new(Either::Left(counts.to_string().into())));
+    }
+    add(&counts.requests);
     let mut body = request.into_body();
     let mut head = Vec::new();
     let mut total = 0;
@@ -82,7 +173,11 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
             .header("x-request-id", REQUEST_ID)
             .body(Either::Right(Chunks::new(model, plan)))
     } else {
-        Response::builder()
+        let mut response = Response::builder();
+        if memchr::memmem::find(&head, StreamPlan::CLOSE.as_bytes()).is_some() {
+            response = response.header(CONNECTION, "close");
+        }
+        response
             .header(CONTENT_TYPE, "application/json")
             .header("x-request-id", REQUEST_ID)
             .header("openai-processing-ms", "1")
@@ -139,6 +234,7 @@ struct Chunks {
     plan: StreamPlan,
     sent: u32,
     next_at: Option<Pin<Box<Sleep>>>,
+    end_at: Option<Pin<Box<Sleep>>>,
     flush_first: bool,
 }
 
@@ -153,6 +249,7 @@ impl Chunks {
             plan,
             sent: 0,
             next_at: None,
+            end_at: None,
             flush_first: false,
         }
     }
@@ -180,7 +277,14 @@ impl Body for Chunks {
         }
         let last = self.plan.chunks + 1;
         if self.sent > last {
-            return Poll::Ready(None);
+            let delay = self.plan.end_delay;
+            if delay.is_zero() {
+                return Poll::Ready(None);
+            }
+            let timer = self
+                .end_at
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(delay)));
+            return timer.as_mut().poll(cx).map(|()| None);
         }
         if !self.plan.delay.is_zero() && (1..last).contains(&self.sent) {
             let delay = self.plan.delay;

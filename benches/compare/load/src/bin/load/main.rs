@@ -1,46 +1,31 @@
 //! Loads one proxy: each connection sends its next request when the last one is answered. Prints
 //! what it measured as one JSON object.
 
+mod client;
+mod http2;
+mod pace;
 mod process;
 mod response;
 mod stats;
+mod workload;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use compare_load::{StreamPlan, monotonic_ns};
+use client::{Client, Target};
+use compare_load::monotonic_ns;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pace::Pace;
 use process::ProcessTree;
-use response::{Connection, read_response};
 use serde_json::json;
 use stats::Stats;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
-
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-enum Mode {
-    /// Small request, small answer, 32 connections
-    Json,
-    /// The same on one connection: latency without queueing
-    Json1,
-    /// As json, meant for a proxy that rewrites the model
-    Override,
-    /// Requests of 1 MB (an inline image), 4 connections
-    Big,
-    /// As big, meant for a proxy that rewrites the model
-    BigOverride,
-    /// 200 streams of 25 chunks, 20 ms apart
-    Sse,
-    /// 4 streams as fast as they go
-    FastSse,
-    /// Opens many slow streams, then holds them
-    IdleStreams,
-}
+use workload::{Clients, Mode, Request, Workload};
 
 #[derive(Parser)]
 struct Args {
@@ -48,6 +33,12 @@ struct Args {
     mode: Mode,
     #[arg(long, default_value = "127.0.0.1:9100")]
     target: SocketAddr,
+    /// What clients speak
+    #[arg(long, default_value = "plain")]
+    clients: Clients,
+    /// Whom they trust with TLS: a certificate in PEM form
+    #[arg(long)]
+    authority: Option<PathBuf>,
     #[arg(long, default_value = "/v1/chat/completions")]
     path: String,
     /// Extra request header, `name: value`; may be repeated
@@ -62,6 +53,9 @@ struct Args {
     /// Connections, or streams
     #[arg(long)]
     connections: Option<usize>,
+    /// Requests a second; default: each client's next when the last is answered
+    #[arg(long)]
+    rate: Option<f64>,
     #[arg(long)]
     chunks: Option<u32>,
     #[arg(long)]
@@ -76,80 +70,14 @@ struct Args {
     duration: f64,
 }
 
-/// What a mode does once the command line has had its say.
-struct Workload {
-    connections: usize,
-    stream: Option<StreamPlan>,
-    body_bytes: usize,
-    warmup: Duration,
-    duration: Duration,
-}
-
-impl Workload {
-    fn new(args: &Args) -> Self {
-        let (connections, chunks, delay_us, body_bytes, warmup) = match args.mode {
-            Mode::Json | Mode::Override => (32, 0, 0, 0, 0.4),
-            Mode::Json1 => (1, 0, 0, 0, 0.2),
-            Mode::Big | Mode::BigOverride => (4, 0, 0, 1_000_000, 0.4),
-            Mode::Sse => (200, 25, 20_000, 0, 0.7),
-            Mode::FastSse => (4, 500, 0, 0, 0.4),
-            Mode::IdleStreams => (5_000, 1_000, 3_000_000, 0, 0.5),
-        };
-        Self {
-            connections: args.connections.unwrap_or(connections),
-            stream: (chunks > 0).then(|| StreamPlan {
-                chunks: args.chunks.unwrap_or(chunks),
-                delay: Duration::from_micros(args.delay_us.unwrap_or(delay_us)),
-            }),
-            body_bytes: args.body_bytes.unwrap_or(body_bytes),
-            warmup: Duration::from_secs_f64(args.warmup.unwrap_or(warmup)),
-            duration: Duration::from_secs_f64(args.duration),
-        }
-    }
-
-    fn request(&self, args: &Args) -> Vec<u8> {
-        let body = self.request_body();
-        let extra: String = args
-            .header
-            .iter()
-            .map(|line| format!("{line}\r\n"))
-            .collect();
-        let head = format!(
-            "POST {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: compare\r\n\
-             Accept: application/json\r\nContent-Type: application/json\r\n\
-             Authorization: Bearer sk-bench-0123456789abcdef0123456789abcdef\r\n\
-             {extra}Content-Length: {}\r\n\r\n",
-            args.path,
-            args.target,
-            body.len()
-        );
-        [head.as_bytes(), body.as_bytes()].concat()
-    }
-
-    fn request_body(&self) -> String {
-        let question = "What is a reverse proxy, and why would I put one before an LLM?";
-        let content = if self.body_bytes == 0 {
-            format!("\"{question}\"")
-        } else {
-            let image = "iVBORw0KGgo".repeat(self.body_bytes / 11 + 1);
-            format!(
-                "[{{\"type\":\"text\",\"text\":\"{question}\"}},{{\"type\":\"image_url\",\
-                 \"image_url\":{{\"url\":\"data:image/png;base64,{}\"}}}}]",
-                &image[..self.body_bytes / 4 * 4]
-            )
-        };
-        let plan = self.stream.map_or(String::new(), |plan| plan.as_text());
-        format!(
-            "{{\"model\":\"gpt-4o-mini\",\"stream\":{},\"temperature\":0.7,\
-             \"max_tokens\":256,\"messages\":[{{\"role\":\"system\",\"content\":\
-             \"You are a helpful assistant. {plan}\"}},{{\"role\":\"user\",\
-             \"content\":{content}}}]}}",
-            self.stream.is_some()
-        )
-    }
-}
-
 type Shared = Rc<RefCell<Stats>>;
+
+/// Above these the delays would be those of the load client and the backend, which share a core.
+const MAX_RATE: f64 = 15_000.0;
+const MAX_STREAMS: usize = 500;
+
+/// Of HTTP/2.
+const STREAMS_A_CONNECTION: usize = 100;
 
 fn main() {
     let args = Args::parse();
@@ -164,16 +92,50 @@ fn main() {
 }
 
 async fn measure(args: &Args) -> serde_json::Value {
-    let workload = Workload::new(args);
-    let request: Rc<[u8]> = workload.request(args).into();
+    let mut workload = Workload::new(args);
     let stats: Shared = Rc::new(RefCell::new(Stats::new()));
+    let resumes = args.mode == Mode::Resume;
+    let authority = args.authority.as_deref();
+    let target = Target::new(args.target, args.clients, authority, resumes, stats.clone());
+    let clients = Factory {
+        clients: args.clients,
+        target: Rc::new(target),
+        request: Rc::new(Request::new(args, &workload)),
+    };
+    let pace: Rc<Pace> = Rc::default();
     let proxy = args.proxy_pid.map(ProcessTree::of);
     let memory_before = proxy.as_ref().map(ProcessTree::memory);
 
     if args.mode == Mode::IdleStreams {
-        open_streams(args.target, &workload, &request, &stats).await;
+        open_streams(&clients, &workload, &stats).await;
     } else {
-        start_clients(args.target, &workload, &request, &stats);
+        start_clients(&clients, &workload, &stats, &pace);
+    }
+    let mut rate = args.rate;
+    let cpu = |tree: &Option<ProcessTree>| tree.as_ref().map_or(0, ProcessTree::cpu_ns);
+    if matches!(args.mode, Mode::HalfJson | Mode::HalfSse) {
+        // What the proxy can do is what it does, divided by how busy it is.
+        sleep(workload.warmup / 2).await;
+        let (started, cpu_before) = (monotonic_ns(), cpu(&proxy));
+        stats.borrow_mut().recording = true;
+        sleep(workload.warmup / 2).await;
+        let seconds = (monotonic_ns() - started) as f64 / 1e9;
+        let busy = (cpu(&proxy) - cpu_before) as f64 / 1e9 / seconds;
+        let requests = stats.borrow().requests as f64;
+        stats.borrow_mut().start_again();
+        if args.mode == Mode::HalfJson {
+            rate = Some((requests / seconds * 0.5 / busy).min(MAX_RATE));
+        } else {
+            let started = workload.connections;
+            let streams = (started as f64 * 0.5 / busy) as usize;
+            let more = streams.clamp(started, MAX_STREAMS) - started;
+            workload.connections = more;
+            start_clients(&clients, &workload, &stats, &pace);
+            workload.connections += started;
+        }
+    }
+    if let Some(rate) = rate {
+        pace.set(rate).await;
     }
     sleep(workload.warmup).await;
 
@@ -185,7 +147,6 @@ async fn measure(args: &Args) -> serde_json::Value {
             .chain([std::process::id() as i32])
             .collect(),
     );
-    let cpu = |tree: &Option<ProcessTree>| tree.as_ref().map_or(0, ProcessTree::cpu_ns);
     let (proxy_cpu, generator_cpu) = (cpu(&proxy), generators.cpu_ns());
     stats.borrow_mut().recording = true;
     let started = monotonic_ns();
@@ -204,6 +165,7 @@ async fn measure(args: &Args) -> serde_json::Value {
             .get_name()
     );
     report["connections"] = json!(workload.connections);
+    report["rate"] = json!(rate);
     report["generator_busy"] = json!(generator_cpu_us / 1e6 / seconds);
     if let (Some(proxy), Some(before)) = (proxy, memory_before) {
         let per = |count: u64| (count > 0).then(|| proxy_cpu_us / count as f64);
@@ -223,19 +185,44 @@ async fn measure(args: &Args) -> serde_json::Value {
     report
 }
 
-/// Each client sends its next request when the last one is answered. Streaming clients start
-/// spread over the first stream's length, so that streams do not march in step.
-fn start_clients(target: SocketAddr, workload: &Workload, request: &Rc<[u8]>, stats: &Shared) {
+/// Makes clients that share what they send, and with HTTP/2 connections as well.
+struct Factory {
+    clients: Clients,
+    target: Rc<Target>,
+    request: Rc<Request>,
+}
+
+impl Factory {
+    fn make(&self, count: usize) -> impl Iterator<Item = Client> + '_ {
+        let mut shared = Rc::new(http2::Connection::new(self.target.clone()));
+        (0..count).map(move |number| {
+            let (target, request) = (self.target.clone(), self.request.clone());
+            if self.clients != Clients::H2 {
+                return Client::http1(target, request);
+            }
+            if number % STREAMS_A_CONNECTION == 0 {
+                shared = Rc::new(http2::Connection::new(target.clone()));
+            }
+            Client::http2(shared.clone(), target, request)
+        })
+    }
+}
+
+/// Each client sends its next request when the last one is answered, or at the pace that is set.
+/// Streaming clients start spread over the first stream's length, so that streams do not march in
+/// step.
+fn start_clients(clients: &Factory, workload: &Workload, stats: &Shared, pace: &Rc<Pace>) {
     let spread = workload
         .stream
         .map_or(Duration::ZERO, |plan| plan.delay * plan.chunks);
-    for client in 0..workload.connections {
-        let start = spread * client as u32 / workload.connections as u32;
-        let (request, stats) = (request.clone(), stats.clone());
+    for (number, mut client) in clients.make(workload.connections).enumerate() {
+        let start = spread * number as u32 / workload.connections as u32;
+        let (stats, pace) = (stats.clone(), pace.clone());
         tokio::task::spawn_local(async move {
             sleep(start).await;
             loop {
-                if let Err(error) = run_client(target, &request, &stats).await {
+                let due = pace.next().await;
+                if let Err(error) = client.exchange(due, None).await {
                     stats.borrow_mut().error(error);
                     sleep(Duration::from_millis(10)).await;
                 }
@@ -244,60 +231,21 @@ fn start_clients(target: SocketAddr, workload: &Workload, request: &Rc<[u8]>, st
     }
 }
 
-/// Requests on one connection until the connection ends.
-async fn run_client(target: SocketAddr, request: &[u8], stats: &Shared) -> Result<(), String> {
-    let mut connection = connect(target).await?;
-    while exchange(&mut connection, request, stats).await? {}
-    Ok(())
-}
-
-async fn connect(target: SocketAddr) -> Result<Connection, String> {
-    let socket = TcpStream::connect(target)
-        .await
-        .map_err(|e| format!("connect: {e}"))?;
-    socket
-        .set_nodelay(true)
-        .map_err(|e| format!("connect: {e}"))?;
-    Ok(Connection::new(socket))
-}
-
-/// One request and its answer; says whether the connection can be used again.
-async fn exchange(
-    connection: &mut Connection,
-    request: &[u8],
-    stats: &Shared,
-) -> Result<bool, String> {
-    let sent = monotonic_ns();
-    connection
-        .socket
-        .write_all(request)
-        .await
-        .map_err(|e| format!("send: {e}"))?;
-    let reusable = read_response(connection, sent, stats).await?;
-    stats.borrow_mut().request_done(monotonic_ns() - sent);
-    Ok(reusable)
-}
-
 /// Opens all streams, at most 100 at a time, and waits until each has sent its first event
 /// (or 20 seconds have passed).
-async fn open_streams(target: SocketAddr, workload: &Workload, request: &Rc<[u8]>, stats: &Shared) {
+async fn open_streams(clients: &Factory, workload: &Workload, stats: &Shared) {
     stats.borrow_mut().recording = true; // times to first event belong to the opening
     let opening = Arc::new(tokio::sync::Semaphore::new(100));
     let deadline = Instant::now() + Duration::from_secs(20);
-    for _ in 0..workload.connections {
+    for mut client in clients.make(workload.connections) {
         let Ok(Ok(permit)) =
             tokio::time::timeout_at(deadline, opening.clone().acquire_owned()).await
         else {
             break;
         };
-        let (request, stats) = (request.clone(), stats.clone());
+        let stats = stats.clone();
         tokio::task::spawn_local(async move {
-            let outcome = async {
-                let mut connection = connect(target).await?;
-                connection.opening = Some(permit);
-                exchange(&mut connection, &request, &stats).await
-            };
-            let outcome: Result<bool, String> = outcome.await;
+            let outcome = client.exchange(None, Some(permit)).await;
             let message = outcome
                 .err()
                 .unwrap_or_else(|| "stream ended early".to_owned());

@@ -3,24 +3,20 @@
 use bytes::{Buf, BytesMut};
 use compare_load::{monotonic_ns, stamp};
 use memchr::memchr;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{io::AsyncReadExt, sync::OwnedSemaphorePermit};
 
-use crate::Shared;
+use crate::{Shared, client::Io};
 
-pub struct Connection {
-    pub socket: TcpStream,
-    /// Given back when the first event has come.
-    pub opening: Option<OwnedSemaphorePermit>,
+/// A connection, with what was read and not yet used.
+pub struct Buffered {
+    pub io: Box<dyn Io>,
     buffer: BytesMut,
 }
 
-impl Connection {
-    pub fn new(socket: TcpStream) -> Self {
+impl Buffered {
+    pub fn new(io: Box<dyn Io>) -> Self {
         Self {
-            socket,
-            opening: None,
+            io,
             buffer: BytesMut::new(),
         }
     }
@@ -28,7 +24,7 @@ impl Connection {
     /// Waits for more bytes; false at the end of the connection.
     async fn fill(&mut self) -> Result<bool, String> {
         self.buffer.reserve(16 * 1024);
-        let count = self.socket.read_buf(&mut self.buffer).await;
+        let count = self.io.read_buf(&mut self.buffer).await;
         Ok(count.map_err(|error| format!("receive: {error}"))? > 0)
     }
 }
@@ -54,11 +50,12 @@ enum ChunkPart {
     Trailer,
 }
 
-/// Reads the answer to a request sent at `sent`; says whether the connection can be used again.
+/// Reads the answer to a request, or leaves it behind `[DONE]`; says whether the connection can be
+/// used again.
 pub async fn read_response(
-    connection: &mut Connection,
-    sent: u64,
-    stats: &Shared,
+    connection: &mut Buffered,
+    mut events: Events<'_>,
+    leaves: bool,
 ) -> Result<bool, String> {
     let head = loop {
         if let Some(head) = take_head(&mut connection.buffer)? {
@@ -68,19 +65,14 @@ pub async fn read_response(
             return Err("connection closed before an answer".to_owned());
         }
     };
+    if head.status != 200 {
+        return Err(format!("status {}", head.status));
+    }
     let mut framing = head.framing;
-    let mut events = Events::new(head.is_stream, sent, stats);
-    loop {
-        let now = monotonic_ns();
-        let mut body = BodySink {
-            events: &mut events,
-            now,
-        };
-        if take_body(&mut connection.buffer, &mut framing, &mut body)? {
-            break;
-        }
-        if events.begun {
-            connection.opening = None;
+    events.is_stream = head.is_stream;
+    while !take_body(&mut connection.buffer, &mut framing, &mut events)? {
+        if leaves && events.done {
+            return Ok(false);
         }
         if !connection.fill().await? {
             if matches!(framing, Framing::UntilClose) {
@@ -89,12 +81,7 @@ pub async fn read_response(
             return Err("connection closed within an answer".to_owned());
         }
     }
-    if head.status != 200 {
-        return Err(format!("status {}", head.status));
-    }
-    if head.is_stream && !events.done {
-        return Err("stream ended without [DONE]".to_owned());
-    }
+    events.end()?;
     Ok(head.keep_alive && !matches!(framing, Framing::UntilClose))
 }
 
@@ -133,16 +120,16 @@ fn take_head(buffer: &mut BytesMut) -> Result<Option<Head>, String> {
 fn take_body(
     buffer: &mut BytesMut,
     framing: &mut Framing,
-    body: &mut BodySink,
+    events: &mut Events<'_>,
 ) -> Result<bool, String> {
     loop {
         match framing {
             Framing::UntilClose => {
-                body.take(buffer, buffer.len());
+                events.take(buffer, buffer.len());
                 return Ok(false);
             }
             Framing::Length(left) => {
-                *left -= body.take(buffer, *left);
+                *left -= events.take(buffer, *left);
                 return Ok(*left == 0);
             }
             Framing::Chunked(ChunkPart::Size) => {
@@ -163,7 +150,7 @@ fn take_body(
                 if buffer.is_empty() {
                     return Ok(false);
                 }
-                *left -= body.take(buffer, *left);
+                *left -= events.take(buffer, *left);
             }
             Framing::Chunked(ChunkPart::Data(_)) => {
                 if buffer.len() < 2 {
@@ -186,47 +173,47 @@ fn take_body(
     }
 }
 
-struct BodySink<'a, 'b> {
-    events: &'a mut Events<'b>,
-    now: u64,
-}
-
-impl BodySink<'_, '_> {
-    /// Takes up to `limit` bytes out of the buffer.
-    fn take(&mut self, buffer: &mut BytesMut, limit: usize) -> usize {
-        let count = limit.min(buffer.len());
-        self.events.bytes(&buffer[..count], self.now);
-        buffer.advance(count);
-        count
-    }
-}
-
 /// The server-sent events of one answer.
-struct Events<'a> {
-    is_stream: bool,
+pub struct Events<'a> {
+    pub is_stream: bool,
     begun: bool,
     done: bool,
     sent: u64,
     partial_line: Vec<u8>,
     stats: &'a Shared,
+    /// Given back when the first event has come.
+    opening: Option<OwnedSemaphorePermit>,
 }
 
 impl<'a> Events<'a> {
-    fn new(is_stream: bool, sent: u64, stats: &'a Shared) -> Self {
-        let partial_line = Vec::new();
+    /// Of an answer to a request sent at `sent`.
+    pub fn new(sent: u64, stats: &'a Shared, opening: Option<OwnedSemaphorePermit>) -> Self {
         Self {
-            is_stream,
+            is_stream: false,
             begun: false,
             done: false,
             sent,
-            partial_line,
+            partial_line: Vec::new(),
             stats,
+            opening,
         }
     }
 
-    fn bytes(&mut self, mut bytes: &[u8], now: u64) {
+    /// Takes up to `limit` bytes out of the buffer.
+    fn take(&mut self, buffer: &mut BytesMut, limit: usize) -> usize {
+        let count = limit.min(buffer.len());
+        self.bytes(&buffer[..count]);
+        buffer.advance(count);
+        count
+    }
+
+    pub fn bytes(&mut self, mut bytes: &[u8]) {
         self.stats.borrow_mut().body_bytes(bytes.len());
-        while let Some(line_end) = memchr(b'\n', bytes).filter(|_| self.is_stream) {
+        if !self.is_stream {
+            return;
+        }
+        let now = monotonic_ns();
+        while let Some(line_end) = memchr(b'\n', bytes) {
             let (line, rest) = bytes.split_at(line_end + 1);
             bytes = rest;
             if self.partial_line.is_empty() {
@@ -239,9 +226,7 @@ impl<'a> Events<'a> {
                 self.partial_line = whole;
             }
         }
-        if self.is_stream {
-            self.partial_line.extend_from_slice(bytes);
-        }
+        self.partial_line.extend_from_slice(bytes);
     }
 
     fn line(&mut self, line: &[u8], now: u64) {
@@ -251,13 +236,22 @@ impl<'a> Events<'a> {
         let mut stats = self.stats.borrow_mut();
         if !self.begun {
             self.begun = true;
-            stats.first_event(now - self.sent);
+            self.opening = None;
+            stats.first_event(now.saturating_sub(self.sent));
         }
         if let Some(stamped) = stamp::find(data) {
             stats.chunk(now.saturating_sub(stamped));
         } else if data.trim_ascii() == b"[DONE]" {
             self.done = true;
         }
+    }
+
+    /// At the end of the answer: says whether it was whole.
+    pub fn end(&self) -> Result<(), String> {
+        if self.is_stream && !self.done {
+            return Err("stream ended without [DONE]".to_owned());
+        }
+        Ok(())
     }
 }
 

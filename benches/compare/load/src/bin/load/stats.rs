@@ -10,6 +10,8 @@ pub struct Stats {
     /// Streams that have begun and not ended, recorded or not.
     pub open_streams: u64,
     body_bytes: u64,
+    handshakes: u64,
+    resumed: u64,
     errors: u64,
     first_error: Option<String>,
     latency: Times,
@@ -26,6 +28,8 @@ impl Stats {
             chunks: 0,
             open_streams: 0,
             body_bytes: 0,
+            handshakes: 0,
+            resumed: 0,
             errors: 0,
             first_error: None,
             latency: Times::new(),
@@ -60,6 +64,13 @@ impl Stats {
         }
     }
 
+    pub fn handshake(&mut self, is_resumed: bool) {
+        if self.recording {
+            self.handshakes += 1;
+            self.resumed += u64::from(is_resumed);
+        }
+    }
+
     pub fn body_bytes(&mut self, count: usize) {
         if self.recording {
             self.body_bytes += count as u64;
@@ -89,6 +100,8 @@ impl Stats {
             "seconds": seconds,
             "requests": self.requests,
             "chunks": self.chunks,
+            "handshakes": self.handshakes,
+            "resumed": self.resumed,
             "open_streams": self.open_streams,
             "errors": self.errors,
             "first_error": self.first_error,
