@@ -456,7 +456,7 @@ fn broken_form() -> impl Strategy<Value = Vec<u8>> {
     let replaced = (any::<Index>(), 0..4_usize, bytes);
     (form(), vec(replaced, 1..4)).prop_map(|(mut form, replaced)| {
         for (at, removed, bytes) in replaced {
-            let at = at.index(form.len());
+            let at = at.index(form.len() + 1);
             let end = form.len().min(at + removed);
             form.splice(at..end, bytes.bytes());
         }
