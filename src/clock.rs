@@ -1,12 +1,14 @@
 //! Clocks that cost little while they don't fire.
 
 use std::{
+    cell::RefCell,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::{
+    runtime::{self, Handle},
     task::unconstrained,
     time::{Instant, Sleep, sleep_until},
 };
@@ -50,7 +52,7 @@ impl IdleClock {
     }
 }
 
-/// A timer of the runtime that is made at the first use and moved only when it fires too early.
+/// A timer of the runtime that is set at the first use and moved only when it fires too early.
 #[derive(Default)]
 pub(crate) struct Timer(Option<Armed>);
 
@@ -58,15 +60,23 @@ struct Armed {
     sleep: Pin<Box<Sleep>>,
     /// Of the task that it wakes; none while it isn't set.
     waker: Option<Waker>,
+    /// Whose timer it is: another one mustn't poll it.
+    runtime: runtime::Id,
 }
+
+thread_local! {
+    /// Timers that have no use any more, set as they were: to take one of them costs a fraction of
+    /// making one, and removing it again, for each exchange. One that fires wakes a task in vain.
+    static SPARE: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The most timers that a thread keeps, as each also keeps the memory of the task that it wakes.
+const MAX_SPARE: usize = 16;
 
 impl Timer {
     /// Ready when the deadline is over.
     pub(crate) fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let armed = self.0.get_or_insert_with(|| Armed {
-            sleep: Box::pin(sleep_until(deadline)),
-            waker: None,
-        });
+        let armed = self.0.get_or_insert_with(|| Armed::new(deadline));
         if armed.sleep.deadline() > deadline {
             armed.reset(deadline);
         }
@@ -85,7 +95,37 @@ impl Timer {
     }
 }
 
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let mut armed = self.0.take();
+        if armed.is_some() {
+            // Not at the end of the thread.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < MAX_SPARE {
+                    spare.extend(armed.take());
+                }
+            });
+        }
+    }
+}
+
 impl Armed {
+    /// A spare one or else a new one, which fires at the deadline.
+    fn new(deadline: Instant) -> Self {
+        let runtime = Handle::current().id();
+        while let Some(spare) = SPARE.with_borrow_mut(Vec::pop) {
+            if spare.runtime == runtime {
+                return spare;
+            }
+        }
+        Self {
+            sleep: Box::pin(sleep_until(deadline)),
+            waker: None,
+            runtime,
+        }
+    }
+
     fn reset(&mut self, deadline: Instant) {
         self.sleep.as_mut().reset(deadline);
         self.waker = None;

@@ -461,3 +461,41 @@ async fn a_sooner_deadline_wakes_the_task_sooner() {
     }));
     after(7, asked).await;
 }
+
+/// Polls a timer, and leaves it to the next one.
+async fn leave_a_spare(seconds: u64) {
+    let mut timer = Timer::default();
+    let deadline = Instant::now() + secs(seconds);
+    let asked = poll_fn(|cx| Poll::Ready(timer.poll(deadline, cx)));
+    assert!(asked.await.is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_timer_wakes_the_task_that_takes_it_at_its_time() {
+    for (left_at, taken_at) in [(5, 9), (9, 5), (7, 7)] {
+        tokio::spawn(leave_a_spare(left_at)).await.unwrap();
+        let mut timer = Timer::default();
+        let deadline = Instant::now() + secs(taken_at);
+        after(taken_at, poll_fn(|cx| timer.poll(deadline, cx))).await;
+    }
+    // One that fires where nobody needs it.
+    leave_a_spare(5).await;
+    sleep(6).await;
+    let mut timer = Timer::default();
+    let deadline = Instant::now() + secs(3);
+    after(3, poll_fn(|cx| timer.poll(deadline, cx))).await;
+}
+
+#[test]
+fn a_timer_of_another_runtime_is_no_spare() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().start_paused(true).build().unwrap()
+    };
+    runtime().block_on(leave_a_spare(5));
+    runtime().block_on(async {
+        let mut timer = Timer::default();
+        let deadline = Instant::now() + secs(3);
+        after(3, poll_fn(|cx| timer.poll(deadline, cx))).await;
+    });
+}
