@@ -7,7 +7,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use http::{Extensions, Uri};
+use http::{Extensions, Uri, request::Parts};
 
 use self::path::matches_exactly;
 pub(crate) use self::{
@@ -46,21 +46,14 @@ impl Matched {
         if let Some(matched) = extensions.get::<Self>() {
             return Some(*matched);
         }
-        (!has_dot_segment(uri.path())).then(|| Self::usual(uri))
-    }
-
-    /// What a stack without a fork takes off.
-    fn usual(uri: &Uri) -> Self {
+        if has_dot_segment(uri.path()) {
+            return None;
+        }
         let below = uri.path().strip_prefix(USUAL_PREFIX);
         let is_below = below.is_some_and(|rest| rest.starts_with('/'));
-        Self {
+        Some(Self {
             prefix: if is_below { USUAL_PREFIX.len() } else { 0 },
-        }
-    }
-
-    /// Whether the stages below find the same without being told.
-    pub(crate) fn is_usual(self, uri: &Uri) -> bool {
-        self == Self::usual(uri)
+        })
     }
 
     /// The path below the prefix, which is appended to a backend's base URL.
@@ -68,6 +61,12 @@ impl Matched {
         let path = uri.path();
         path.get(self.prefix..).unwrap_or(path)
     }
+}
+
+/// The path of a request below the prefix.
+pub(crate) fn path_of(request: &Parts) -> &str {
+    let matched = Matched::of(&request.extensions, &request.uri);
+    matched.map_or("", |matched| matched.path(&request.uri))
 }
 
 /// Where the endpoints are mounted, and which.

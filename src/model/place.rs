@@ -129,9 +129,7 @@ impl Place {
         let values: Vec<Option<String>> = match self {
             Self::None => return Ok(None),
             Self::Path => {
-                let matched = Matched::of(&parts.extensions, &parts.uri);
-                let path = matched.map_or("", |matched| matched.path(&parts.uri));
-                let model = endpoint::normalize(path);
+                let model = endpoint::normalize(endpoint::path_of(parts));
                 let model = model.strip_prefix(b"/models/").unwrap_or_default();
                 return Ok(Some(String::from_utf8_lossy(model).into_owned()));
             }

@@ -157,9 +157,7 @@ where
             PathMatch::Unsafe => Err(Error::new(Kind::DotSegments)),
             PathMatch::Endpoint(_) if self.shared.is_draining() => Err(Error::draining()),
             PathMatch::Endpoint(matched) => {
-                if !matched.is_usual(request.uri()) {
-                    request.extensions_mut().insert(matched);
-                }
+                request.extensions_mut().insert(matched);
                 Ok(())
             }
         };

@@ -12,7 +12,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{ResponseBody, Routes};
+use super::{ResponseBody, routes::Routes};
 use crate::{
     backend::{Admission, Backend, InFlight, Probe, Wait},
     body::{Buffer, Lender, RequestBody},

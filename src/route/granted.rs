@@ -4,6 +4,7 @@ use http::{Extensions, Method, request::Parts};
 
 use crate::{
     client::Grant,
+    endpoint,
     error::{Error, Kind},
     header::is_websocket,
     model::Place,
@@ -28,7 +29,7 @@ pub(super) fn check(
         Some(model) => grant.allows_model(model),
         None => {
             let is_upgrade = is_websocket(method, request.version, headers);
-            grant.allows_unseen_model(method, super::path(request), is_upgrade)
+            grant.allows_unseen_model(method, endpoint::path_of(request), is_upgrade)
         }
     };
     match model {

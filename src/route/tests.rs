@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{affinity::Source, client::ClientName, config::BackendConfig};
+use crate::{affinity::Source, client::ClientName, config::BackendConfig, header::X_PROXY_BACKEND};
 
 /// What a backend does with a request.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 use http::request::Parts;
 
 pub use self::{affinity::Affinity, least_busy::LeastBusy, order::Order};
-use crate::{affinity::StableHash, backend::Backend, client::ClientName};
+use crate::{affinity::StableHash, backend::Backend, client::ClientName, endpoint};
 
 /// Selects the backends of a request.
 ///
@@ -133,7 +133,7 @@ impl<'a> Selection<'a> {
 
     /// The path below the prefix, such as `/chat/completions`.
     pub fn path(&self) -> &'a str {
-        super::path(self.head)
+        endpoint::path_of(self.head)
     }
 
     /// The top-level `model` of the request's JSON; `None` if there is none.
