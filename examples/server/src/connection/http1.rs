@@ -30,7 +30,10 @@ use tokio::{
 use tower::BoxError;
 
 use super::{
-    Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, RequestBody, date, deadline, linger::Linger,
+    Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, RequestBody,
+    body::{Polls, ResponseBody},
+    date, deadline,
+    linger::Linger,
     wake::ConnectionWaker,
 };
 use crate::socket::Socket;
@@ -49,8 +52,9 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
 {
     let activity = Activity::new(limits.keep_alive);
+    let polls = Polls::default();
     let service = {
-        let activity = activity.clone();
+        let (activity, polls) = (activity.clone(), polls.clone());
         service_fn(move |request: Request<Incoming>| {
             let is_http_1_0 = request.version() == Version::HTTP_10;
             if is_http_1_0 {
@@ -66,7 +70,7 @@ where
             let has_host = hosts.next().is_some() || is_http_1_0;
             let answer = (has_host && hosts.next().is_none())
                 .then(|| answer(request.map(RequestBody::from)));
-            let activity = activity.clone();
+            let (activity, polls) = (activity.clone(), polls.clone());
             async move {
                 let mut response = match answer {
                     Some(answer) => answer.await?.map(Either::Left),
@@ -82,7 +86,7 @@ where
                     }
                 }
                 deadline::begin(&response);
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, polls)))
             }
         })
     };
@@ -100,6 +104,7 @@ where
     Http1 {
         connection,
         waker: ConnectionWaker::default(),
+        polls,
         activity,
         closing: None,
     }
@@ -128,6 +133,7 @@ fn not_one_host() -> Response<Full<Bytes>> {
 struct Http1<T, S: HttpService<Incoming>> {
     connection: http1::UpgradeableConnection<T, S>,
     waker: ConnectionWaker,
+    polls: Polls,
     activity: Activity,
     /// What hyper handed over at the end for an upgrade that hasn't taken place.
     closing: Option<Box<Upgraded>>,
@@ -141,6 +147,7 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         if self.closing.is_none() {
+            self.polls.begin();
             let waker = self.waker.of(cx.waker());
             ready!(Pin::new(&mut self.connection).poll(&mut Context::from_waker(waker)))?;
             // Asked for an upgrade, hyper leaves the end of the connection to who gets it, even if

@@ -1,5 +1,6 @@
 //! One connection with a client, from its first byte on.
 
+mod body;
 mod date;
 mod deadline;
 mod http1;
