@@ -1,15 +1,10 @@
 //! One poll of the response's body less for each chunk.
 //!
 //! Behind a chunk, hyper polls the body until it is pending, flushes, and polls it again, as it may
-//! have become ready since. If it has, it has woken the connection, which is polled again in any
-//! case: until then, a body that is pending stays so.
+//! have become ready since.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
     task::{Context, Poll, ready},
 };
 
@@ -17,37 +12,24 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// Counts the polls of a connection.
-#[derive(Clone, Default)]
-pub(super) struct Polls(Arc<AtomicUsize>);
-
-impl Polls {
-    /// To be told of each, by the one task that polls.
-    pub(super) fn begin(&self) {
-        self.0.store(self.current().wrapping_add(1), Relaxed);
-    }
-
-    fn current(&self) -> usize {
-        self.0.load(Relaxed)
-    }
-}
+use super::http1::Activity;
 
 pin_project! {
     /// A response's body that is pending once in a poll of its connection.
     pub(super) struct ResponseBody<B> {
         #[pin]
         body: B,
-        polls: Polls,
+        activity: Activity,
         // The poll in which it was.
         pending_in: Option<usize>,
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(super) fn new(body: B, polls: Polls) -> Self {
+    pub(super) fn new(body: B, activity: Activity) -> Self {
         Self {
             body,
-            polls,
+            activity,
             pending_in: None,
         }
     }
@@ -62,7 +44,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let current = Some(this.polls.current());
+        let current = Some(this.activity.current_poll());
         if *this.pending_in == current {
             return Poll::Pending;
         }
@@ -83,7 +65,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{task::Waker, time::Duration};
 
     use http_body_util::Channel;
 
@@ -92,24 +74,24 @@ mod tests {
     #[test]
     fn a_pending_body_is_polled_again_with_its_connection() {
         let (mut sender, body) = Channel::<Bytes>::new(1);
-        let polls = Polls::default();
-        let mut body = Box::pin(ResponseBody::new(body, polls.clone()));
+        let activity = Activity::new(Duration::ZERO);
+        let mut body = Box::pin(ResponseBody::new(body, activity.clone()));
         let mut cx = Context::from_waker(Waker::noop());
         let mut poll = || {
             let frame = body.as_mut().poll_frame(&mut cx);
             frame.map(|frame| frame.and_then(|frame| frame.ok()?.into_data().ok()))
         };
 
-        polls.begin();
+        activity.begin_poll();
         assert!(poll().is_pending());
         sender.try_send(Frame::data("a".into())).expect("room");
         assert!(poll().is_pending(), "in the same poll");
-        polls.begin();
+        activity.begin_poll();
         assert_eq!(poll(), Poll::Ready(Some("a".into())));
         assert!(poll().is_pending(), "behind the chunk");
         drop(sender);
         assert!(poll().is_pending(), "in the same poll");
-        polls.begin();
+        activity.begin_poll();
         assert_eq!(poll(), Poll::Ready(None));
     }
 }

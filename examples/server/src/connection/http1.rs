@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -30,11 +30,8 @@ use tokio::{
 use tower::BoxError;
 
 use super::{
-    Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, RequestBody,
-    body::{Polls, ResponseBody},
-    date, deadline,
-    linger::Linger,
-    wake::ConnectionWaker,
+    Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, RequestBody, body::ResponseBody, date,
+    deadline, linger::Linger, wake::ConnectionWaker,
 };
 use crate::socket::Socket;
 
@@ -52,9 +49,8 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
 {
     let activity = Activity::new(limits.keep_alive);
-    let polls = Polls::default();
     let service = {
-        let (activity, polls) = (activity.clone(), polls.clone());
+        let activity = activity.clone();
         service_fn(move |request: Request<Incoming>| {
             let is_http_1_0 = request.version() == Version::HTTP_10;
             if is_http_1_0 {
@@ -70,7 +66,7 @@ where
             let has_host = hosts.next().is_some() || is_http_1_0;
             let answer = (has_host && hosts.next().is_none())
                 .then(|| answer(request.map(RequestBody::from)));
-            let (activity, polls) = (activity.clone(), polls.clone());
+            let activity = activity.clone();
             async move {
                 let mut response = match answer {
                     Some(answer) => answer.await?.map(Either::Left),
@@ -86,7 +82,7 @@ where
                     }
                 }
                 deadline::begin(&response);
-                Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, polls)))
+                Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, activity)))
             }
         })
     };
@@ -104,7 +100,6 @@ where
     Http1 {
         connection,
         waker: ConnectionWaker::default(),
-        polls,
         activity,
         closing: None,
     }
@@ -133,7 +128,6 @@ fn not_one_host() -> Response<Full<Bytes>> {
 struct Http1<T, S: HttpService<Incoming>> {
     connection: http1::UpgradeableConnection<T, S>,
     waker: ConnectionWaker,
-    polls: Polls,
     activity: Activity,
     /// What hyper handed over at the end for an upgrade that hasn't taken place.
     closing: Option<Box<Upgraded>>,
@@ -147,7 +141,7 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         if self.closing.is_none() {
-            self.polls.begin();
+            self.activity.begin_poll();
             let waker = self.waker.of(cx.waker());
             ready!(Pin::new(&mut self.connection).poll(&mut Context::from_waker(waker)))?;
             // Asked for an upgrade, hyper leaves the end of the connection to who gets it, even if
@@ -193,6 +187,8 @@ pub(super) struct Activity(Arc<State>);
 
 struct State {
     keep_alive: Duration,
+    /// How often the connection has been polled.
+    polls: AtomicUsize,
     clocks: Mutex<Clocks>,
     /// Something has been read since a head was awaited.
     has_read: AtomicBool,
@@ -226,6 +222,7 @@ impl Activity {
     pub(super) fn new(keep_alive: Duration) -> Self {
         Self(Arc::new(State {
             keep_alive,
+            polls: AtomicUsize::new(0),
             clocks: Mutex::default(),
             has_read: AtomicBool::new(false),
             is_http_1_0: AtomicBool::new(false),
@@ -233,6 +230,18 @@ impl Activity {
             is_tunnel: AtomicBool::new(false),
             upgrade: Mutex::default(),
         }))
+    }
+
+    /// The connection is polled, by the one task that does so.
+    pub(super) fn begin_poll(&self) {
+        let polls = self.current_poll().wrapping_add(1);
+        self.0.polls.store(polls, Relaxed);
+    }
+
+    /// Which of its polls is under way. What is pending stays so for the rest of it: what becomes
+    /// ready meanwhile has woken the connection, which is polled again in any case.
+    pub(super) fn current_poll(&self) -> usize {
+        self.0.polls.load(Relaxed)
     }
 
     /// Something has come from the client.
