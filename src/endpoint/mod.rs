@@ -46,14 +46,21 @@ impl Matched {
         if let Some(matched) = extensions.get::<Self>() {
             return Some(*matched);
         }
-        if has_dot_segment(uri.path()) {
-            return None;
-        }
+        (!has_dot_segment(uri.path())).then(|| Self::usual(uri))
+    }
+
+    /// What a stack without a fork takes off.
+    fn usual(uri: &Uri) -> Self {
         let below = uri.path().strip_prefix(USUAL_PREFIX);
         let is_below = below.is_some_and(|rest| rest.starts_with('/'));
-        Some(Self {
+        Self {
             prefix: if is_below { USUAL_PREFIX.len() } else { 0 },
-        })
+        }
+    }
+
+    /// Whether the stages below find the same without being told.
+    pub(crate) fn is_usual(self, uri: &Uri) -> bool {
+        self == Self::usual(uri)
     }
 
     /// The path below the prefix, which is appended to a backend's base URL.

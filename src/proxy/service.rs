@@ -157,7 +157,10 @@ where
             PathMatch::Unsafe => Err(Error::new(Kind::DotSegments)),
             PathMatch::Endpoint(_) if self.shared.is_draining() => Err(Error::draining()),
             PathMatch::Endpoint(matched) => {
-                request.extensions_mut().insert(matched);
+                // Cheaper to find again than to carry, where copies are made for several backends.
+                if !matched.is_usual(request.uri()) {
+                    request.extensions_mut().insert(matched);
+                }
                 Ok(())
             }
         };

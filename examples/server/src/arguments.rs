@@ -15,7 +15,7 @@ use crate::{health, key, listen::Address, log, print, source::Source, tls::Files
 const HELP: &str = "\
 A transparent proxy for the OpenAI API.
 
-Usage: server [OPTIONS]
+Usage: openai-proxy [OPTIONS]
 
       --config PATH   the configuration; default: config.json where it exists,
                       else one backend, LLM1, at OpenAI
