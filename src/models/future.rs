@@ -36,7 +36,8 @@ pin_project! {
     #[project = StateProj]
     enum State<F, B> {
         Forwarded { #[pin] response: F },
-        Merging { merging: Merging<F, B> },
+        // In a box, as futures are moved from stage to stage.
+        Merging { merging: Box<Merging<F, B>> },
     }
 }
 
@@ -92,7 +93,9 @@ impl<F, B> ResponseFuture<F, B> {
             exchange,
         };
         Self {
-            state: State::Merging { merging },
+            state: State::Merging {
+                merging: Box::new(merging),
+            },
         }
     }
 }

@@ -47,8 +47,8 @@ pin_project! {
         // For a backend that has a place.
         Waiting { wait: Wait },
         Trying {
-            #[pin]
-            attempt: Oneshot<S, Request<RequestBody>>,
+            // In a box, as futures are moved from stage to stage.
+            attempt: Pin<Box<Oneshot<S, Request<RequestBody>>>>,
             // `None` behind the end.
             in_flight: Option<InFlight>,
         },
@@ -152,7 +152,7 @@ where
         }
         request.extensions_mut().insert(backend.clone());
         State::Trying {
-            attempt: service.oneshot(request),
+            attempt: Box::pin(service.oneshot(request)),
             in_flight: Some(in_flight),
         }
     }
@@ -259,7 +259,7 @@ where
                     retry.and_then(|retry| retry.placed(place))
                 }
                 StateProj::Trying { attempt, in_flight } => {
-                    let result = ready!(attempt.poll(cx));
+                    let result = ready!(attempt.as_mut().poll(cx));
                     let in_flight = in_flight.take().expect("not polled after the end");
                     let backend = in_flight.backend();
                     let result =
