@@ -57,6 +57,13 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
+/// Whether a message has this field. With the few fields of a usual head it is cheaper to look at
+/// each name than to hash one.
+#[inline]
+pub(crate) fn has_field(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|other| other == name)
+}
+
 /// Fields that concern one connection, not the message.
 pub(crate) fn is_hop_by_hop(name: &str) -> bool {
     matches!(
@@ -109,6 +116,9 @@ impl<'a> ConnectionOptions<'a> {
     }
 
     pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        if !has_field(headers, &header::CONNECTION) {
+            return Self::default();
+        }
         let values = headers.get_all(header::CONNECTION).iter();
         Self::new(values.map(HeaderValue::as_bytes))
     }
@@ -274,6 +284,9 @@ fn is_trailer_allowed(name: &HeaderName) -> bool {
 
 /// Whether a request has a transfer coding other than `chunked`, the only one that servers decode.
 pub(crate) fn has_transfer_coding(headers: &HeaderMap) -> bool {
+    if !has_field(headers, &header::TRANSFER_ENCODING) {
+        return false;
+    }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }

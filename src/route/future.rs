@@ -3,16 +3,16 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use http::{Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower::{Service, ServiceExt, util::Oneshot};
+use tower::Service;
 
-use super::{ResponseBody, routes::Routes};
+use super::{ResponseBody, attempt::Attempt, routes::Routes};
 use crate::{
     backend::{Admission, Backend, InFlight, Probe, Wait},
     body::{Buffer, Lender, RequestBody},
@@ -47,8 +47,7 @@ pin_project! {
         // For a backend that has a place.
         Waiting { wait: Wait },
         Trying {
-            // In a box, as futures are moved from stage to stage.
-            attempt: Pin<Box<Oneshot<S, Request<RequestBody>>>>,
+            attempt: Attempt<S>,
             // `None` behind the end.
             in_flight: Option<InFlight>,
         },
@@ -97,7 +96,13 @@ where
         };
         let is_preflight = preflighted_method(request.method(), request.headers()).is_some();
         Self {
-            state: State::trying(request, in_flight, service),
+            // Should the service not be ready, it is asked again when this is polled.
+            state: State::trying(
+                request,
+                in_flight,
+                service,
+                &mut Context::from_waker(Waker::noop()),
+            ),
             retry: None,
             routes: Some(routes),
             is_preflight,
@@ -145,14 +150,19 @@ where
     S: Service<Request<RequestBody>>,
 {
     #[inline(always)]
-    fn trying(mut request: Request<RequestBody>, in_flight: InFlight, service: S) -> Self {
+    fn trying(
+        mut request: Request<RequestBody>,
+        in_flight: InFlight,
+        service: S,
+        cx: &mut Context<'_>,
+    ) -> Self {
         let backend = in_flight.backend();
         if let Some(exchange) = request.body().exchange() {
             exchange.begin_attempt(backend, request.extensions());
         }
         request.extensions_mut().insert(backend.clone());
         State::Trying {
-            attempt: Box::pin(service.oneshot(request)),
+            attempt: Attempt::new(service, request, cx),
             in_flight: Some(in_flight),
         }
     }
@@ -163,7 +173,11 @@ where
     S: Service<Request<RequestBody>> + Clone,
 {
     /// The next attempt; `left` is the one after which it is tried, if any.
-    fn next(&mut self, left: Option<(&Backend, AttemptResult)>) -> Option<State<S>> {
+    fn next(
+        &mut self,
+        left: Option<(&Backend, AttemptResult)>,
+        cx: &mut Context<'_>,
+    ) -> Option<State<S>> {
         while let Some(backend) = self.candidates.pop_front() {
             let is_expected_up = self.available > 0;
             self.available = self.available.saturating_sub(1);
@@ -178,7 +192,7 @@ where
             match InFlight::begin(backend) {
                 Ok(in_flight) => {
                     self.probe = probe;
-                    return self.attempt(in_flight, left);
+                    return self.attempt(in_flight, left, cx);
                 }
                 Err(full) => self.full.push(full),
             }
@@ -190,18 +204,24 @@ where
         &mut self,
         in_flight: InFlight,
         left: Option<(&Backend, AttemptResult)>,
+        cx: &mut Context<'_>,
     ) -> Option<State<S>> {
         let body = self.body.lend()?;
         if let (Some((left, result)), Some(exchange)) = (left, body.exchange()) {
             exchange.end_attempt(left, result);
         }
         let request = Request::from_parts(self.parts.clone(), body);
-        Some(State::trying(request, in_flight, self.service.clone()))
+        let service = self.service.clone();
+        Some(State::trying(request, in_flight, service, cx))
     }
 
     /// The first attempt, or the wait for it.
-    fn first(&mut self, queue_timeout: Duration) -> Result<Option<State<S>>, Error> {
-        if let Some(next) = self.next(None) {
+    fn first(
+        &mut self,
+        queue_timeout: Duration,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<State<S>>, Error> {
+        if let Some(next) = self.next(None, cx) {
             return Ok(Some(next));
         }
         let wait = Wait::new(self.full.clone(), queue_timeout);
@@ -210,12 +230,12 @@ where
     }
 
     /// The attempt at the backend that has got a place.
-    fn placed(&mut self, in_flight: InFlight) -> Option<State<S>> {
+    fn placed(&mut self, in_flight: InFlight, cx: &mut Context<'_>) -> Option<State<S>> {
         let others = std::mem::take(&mut self.full).into_iter();
         let others = others.filter(|other| !other.ptr_eq(in_flight.backend()));
         self.candidates = others.collect();
         self.available = self.candidates.len();
-        self.attempt(in_flight, None)
+        self.attempt(in_flight, None, cx)
     }
 }
 
@@ -248,7 +268,7 @@ where
                                 order.iter().take_while(|it| it.is_available()).count();
                             retry.candidates = order.into();
                             retry.body = Lender::new(body);
-                            retry.first(routes.queue_timeout)?
+                            retry.first(routes.queue_timeout, cx)?
                         }
                         _ => None,
                     }
@@ -256,10 +276,10 @@ where
                 StateProj::Waiting { wait } => {
                     let place = ready!(Pin::new(wait).poll(cx)).ok_or_else(all_full)?;
                     let retry = this.retry.as_mut();
-                    retry.and_then(|retry| retry.placed(place))
+                    retry.and_then(|retry| retry.placed(place, cx))
                 }
                 StateProj::Trying { attempt, in_flight } => {
-                    let result = ready!(attempt.as_mut().poll(cx));
+                    let result = ready!(attempt.poll(cx));
                     let in_flight = in_flight.take().expect("not polled after the end");
                     let backend = in_flight.backend();
                     let result =
@@ -275,7 +295,7 @@ where
                     let retry = retry.filter(|_| moves_on);
                     let next = retry.and_then(|retry| {
                         let status = result.as_ref().map(Response::status);
-                        retry.next(Some((backend, AttemptResult::moved_on(status))))
+                        retry.next(Some((backend, AttemptResult::moved_on(status))), cx)
                     });
                     let Some(next) = next else {
                         let mut response = result?;

@@ -169,6 +169,7 @@
 //! List a backend twice, under two names with the same URL, and put the status into `failover_on`:
 //! the second entry is the retry.
 
+mod attempt;
 mod body;
 mod candidates;
 mod future;

@@ -19,7 +19,7 @@ use crate::{
     config::{Balance, Config},
     endpoint::Matched,
     error::{Error, Kind},
-    header::{X_PROXY_BACKEND, is_websocket, preflighted_method, retry_after},
+    header::{X_PROXY_BACKEND, has_field, is_websocket, preflighted_method, retry_after},
 };
 
 /// What the configuration says of backends and request bodies.
@@ -130,6 +130,9 @@ impl Routes {
 
     /// The backend that a request selects by its name.
     fn named<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        if !has_field(headers, &X_PROXY_BACKEND) {
+            return None;
+        }
         let is_selectable = self.backends.iter().all(Backend::is_selectable);
         headers.get(X_PROXY_BACKEND).filter(|_| is_selectable)
     }

@@ -80,11 +80,14 @@ struct Idle {
 impl Idle {
     fn is_usable(&mut self, timeout: Duration) -> bool {
         let now = Instant::now();
-        let idle = now.saturating_duration_since(self.since);
-        idle < timeout
-            && now.saturating_duration_since(self.stream.connected_at()) < MAX_AGE
+        let is_within = |since: Instant, period| {
+            let end = since.checked_add(period);
+            end.is_none_or(|end| now < end)
+        };
+        is_within(self.since, timeout)
+            && is_within(self.stream.connected_at(), MAX_AGE)
             && self.stream.is_idle()
-            && (idle < PROBE_AFTER || self.stream.is_socket_idle())
+            && (is_within(self.since, PROBE_AFTER) || self.stream.is_socket_idle())
     }
 }
 

@@ -4,11 +4,10 @@
 use std::{cell::Cell, future::poll_fn, pin::pin, task::Poll};
 
 use http::Response;
-use tokio::{
-    task_local,
-    time::{Instant, sleep_until},
-};
+use tokio::{task_local, time::Instant};
 use tower_openai_proxy::timeout::EndsAt;
+
+use super::timer::Timer;
 
 task_local! {
     static DEADLINE: Cell<Option<Instant>>;
@@ -33,7 +32,7 @@ fn set(deadline: Option<Instant>) {
 /// Serves one exchange, or one after the other. None if one hasn't ended in time.
 pub(super) async fn enforce<F: Future>(serving: F) -> Option<F::Output> {
     let mut serving = pin!(serving);
-    let mut clock = None;
+    let mut timer = Timer::default();
     let enforced = poll_fn(|cx| {
         if let Poll::Ready(output) = serving.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
@@ -41,11 +40,7 @@ pub(super) async fn enforce<F: Future>(serving: F) -> Option<F::Output> {
         let Some(deadline) = DEADLINE.with(Cell::get) else {
             return Poll::Pending;
         };
-        let clock = clock.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if clock.deadline() != deadline {
-            clock.as_mut().reset(deadline);
-        }
-        clock.as_mut().poll(cx).map(|()| None)
+        timer.poll(deadline, cx).map(|()| None)
     });
     DEADLINE.scope(Cell::new(None), enforced).await
 }

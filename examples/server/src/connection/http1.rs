@@ -12,11 +12,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::{
     body::Incoming,
+    ext::ReasonPhrase,
     rt,
     server::conn::http1,
     service::{HttpService, service_fn},
@@ -25,13 +26,13 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 use tower::BoxError;
 
 use super::{
     Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, RequestBody, body::ResponseBody, date,
-    deadline, linger::Linger, wake::ConnectionWaker,
+    deadline, linger::Linger, timer::Timer, wake::ConnectionWaker,
 };
 use crate::socket::Socket;
 
@@ -51,20 +52,21 @@ where
     let activity = Activity::new(limits.keep_alive);
     let service = {
         let activity = activity.clone();
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
             let is_http_1_0 = request.version() == Version::HTTP_10;
             if is_http_1_0 {
                 activity.0.is_http_1_0.store(true, Relaxed);
             }
             let upgrade = request.extensions().get::<OnUpgrade>();
             let is_upgrade = upgrade.is_some();
-            if let Some(upgrade) = upgrade {
-                activity.asked(upgrade);
+            match upgrade {
+                Some(upgrade) => activity.asked(upgrade),
+                None => *request.extensions_mut() = activity.take_extensions(),
             }
             // RFC 9112, section 3.2.
-            let mut hosts = request.headers().get_all(header::HOST).iter();
-            let has_host = hosts.next().is_some() || is_http_1_0;
-            let answer = (has_host && hosts.next().is_none())
+            let is_host = |(name, _): &(&HeaderName, &HeaderValue)| **name == header::HOST;
+            let hosts = request.headers().iter().filter(is_host).count();
+            let answer = (hosts == 1 || (hosts == 0 && is_http_1_0))
                 .then(|| answer(request.map(RequestBody::from)));
             let activity = activity.clone();
             async move {
@@ -82,6 +84,9 @@ where
                     }
                 }
                 deadline::begin(&response);
+                if response.extensions().get::<ReasonPhrase>().is_none() {
+                    activity.keep_extensions(std::mem::take(response.extensions_mut()));
+                }
                 Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, activity)))
             }
         })
@@ -197,6 +202,8 @@ struct State {
     /// A 101 was sent.
     is_tunnel: AtomicBool,
     upgrade: Mutex<Upgrade>,
+    /// An empty table of the last exchange, for the next one.
+    extensions: Mutex<Extensions>,
 }
 
 #[derive(Default)]
@@ -213,9 +220,8 @@ struct Upgrade {
 struct Clocks {
     /// Since when hyper has waited for a head.
     head_awaited: Option<Instant>,
-    /// One timer of the runtime for all of hyper's clocks, which hardly ever run out: it is left
-    /// alone until it fires, and only then set to the deadline of the day.
-    sleep: Option<Pin<Box<Sleep>>>,
+    /// One for all of hyper's clocks.
+    timer: Timer,
 }
 
 impl Activity {
@@ -229,6 +235,7 @@ impl Activity {
             is_closing: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             upgrade: Mutex::default(),
+            extensions: Mutex::default(),
         }))
     }
 
@@ -287,6 +294,17 @@ impl Activity {
         state.is_shut_down
     }
 
+    /// For a request: empty.
+    fn take_extensions(&self) -> Extensions {
+        std::mem::take(&mut *self.extensions())
+    }
+
+    /// What hyper doesn't need of a response.
+    fn keep_extensions(&self, mut extensions: Extensions) {
+        extensions.clear();
+        *self.extensions() = extensions;
+    }
+
     /// Whether the connection has switched protocols.
     pub(super) fn is_tunnel(&self) -> bool {
         self.0.is_tunnel.load(Relaxed)
@@ -297,6 +315,11 @@ impl Activity {
             .upgrade
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn extensions(&self) -> MutexGuard<'_, Extensions> {
+        let extensions = self.0.extensions.lock();
+        extensions.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {
@@ -349,19 +372,6 @@ impl Future for Clock {
             Some(begun) => begun + HEAD_TIMEOUT,
             None => this.awaited + this.activity.0.keep_alive,
         };
-        let mut clocks = this.activity.clocks();
-        let sleep = clocks
-            .sleep
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
+        this.activity.clocks().timer.poll(deadline, cx)
     }
 }

@@ -8,6 +8,7 @@ mod http2;
 mod linger;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod wake;
 
 use std::{
