@@ -35,6 +35,9 @@ pub(crate) fn essence(content_type: &[u8]) -> &[u8] {
 /// Whether a `Content-Type` is `application/json` or `…+json`.
 pub(crate) fn is_json(content_type: &HeaderValue) -> bool {
     const SUFFIX: &[u8] = b"+json";
+    if content_type == "application/json" {
+        return true;
+    }
     let essence = essence(content_type.as_bytes());
     let suffix = essence.len().checked_sub(SUFFIX.len());
     essence.eq_ignore_ascii_case(b"application/json")

@@ -6,43 +6,64 @@ use super::{RequestBody, State};
 
 /// Lends a body to one attempt after the other: a clone if it is buffered, else the body itself, as
 /// long as no attempt has read from it.
-#[derive(Clone, Default)]
-pub(crate) struct Lender(Arc<Mutex<Option<RequestBody>>>);
+pub(crate) enum Lender {
+    Buffered(RequestBody),
+    Streamed(Slot),
+}
+
+/// Where a body is while it isn't lent.
+#[derive(Clone)]
+pub(crate) struct Slot(Arc<Mutex<Option<RequestBody>>>);
 
 impl Lender {
     pub(crate) fn new(body: RequestBody) -> Self {
-        Self(Arc::new(Mutex::new(Some(body))))
-    }
-
-    /// `None` once it was read from.
-    pub(crate) fn lend(&self) -> Option<RequestBody> {
-        let mut slot = self.slot();
-        let body = slot.as_ref()?;
-        if let Some(clone) = body.try_clone() {
-            return Some(clone);
+        match body.state {
+            State::Buffered(_) | State::Replaced(_) => Self::Buffered(body),
+            State::Streamed(_) | State::Lent(_) => {
+                Self::Streamed(Slot(Arc::new(Mutex::new(Some(body)))))
+            }
         }
-        let body = slot.take()?;
-        let exchange = body.exchange.clone();
-        let lent = Lent {
-            body: Some(body),
-            lender: self.clone(),
-        };
-        Some(RequestBody {
-            state: State::Lent(Box::new(lent)),
-            exchange,
-        })
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<RequestBody>> {
+    /// `None` once it was read from. Whoever is the last to borrow it gets it for good.
+    pub(crate) fn lend(&mut self, is_last: bool) -> Option<RequestBody> {
+        match self {
+            Self::Buffered(body) if is_last => Some(std::mem::take(body)),
+            Self::Buffered(body) => body.try_clone(),
+            Self::Streamed(slot) => {
+                let body = slot.lock().take()?;
+                let exchange = body.exchange.clone();
+                let lent = Lent {
+                    body: Some(body),
+                    slot: slot.clone(),
+                };
+                Some(RequestBody {
+                    state: State::Lent(Box::new(lent)),
+                    exchange,
+                })
+            }
+        }
+    }
+}
+
+impl Default for Lender {
+    /// An empty body.
+    fn default() -> Self {
+        Self::new(RequestBody::default())
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Option<RequestBody>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A body that goes back to its lender when it is dropped unread.
+/// A body that goes back to its slot when it is dropped unread.
 pub(super) struct Lent {
     /// `None` only while it is dropped.
     body: Option<RequestBody>,
-    lender: Lender,
+    slot: Slot,
 }
 
 impl Lent {
@@ -63,7 +84,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
-            *self.lender.slot() = Some(body);
+            *self.slot.lock() = Some(body);
         }
     }
 }

@@ -398,19 +398,20 @@ fn debug_shows_no_content() {
 
 #[tokio::test]
 async fn a_body_is_lent_again_until_it_was_read_from() {
-    let lender = Lender::new(of_chunks(&["ab", "c"]).await);
-    let lent = lender.lend().unwrap();
-    assert!(!lent.is_end_stream() && lender.lend().is_none());
+    let mut lender = Lender::new(of_chunks(&["ab", "c"]).await);
+    let lent = lender.lend(false).unwrap();
+    assert!(!lent.is_end_stream() && lender.lend(false).is_none());
     drop(lent);
-    let mut lent = lender.lend().unwrap();
+    let mut lent = lender.lend(false).unwrap();
     assert_eq!(next(&mut lent).await.unwrap(), "ab");
     drop(lent);
-    assert!(lender.lend().is_none());
+    assert!(lender.lend(false).is_none());
 
-    let lender = Lender::new(RequestBody::from(Bytes::from("abc")));
+    let mut lender = Lender::new(RequestBody::from(Bytes::from("abc")));
     for _ in 0..2 {
-        assert_eq!(bytes(lender.lend().unwrap()).await, "abc");
+        assert_eq!(bytes(lender.lend(false).unwrap()).await, "abc");
     }
+    assert_eq!(bytes(lender.lend(true).unwrap()).await, "abc");
 }
 
 #[tokio::test]

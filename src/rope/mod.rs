@@ -19,7 +19,8 @@ pub(crate) const PIECE: usize = 512 * 1024;
 pub(crate) struct Rope {
     /// Empty only if the rope is.
     first: Bytes,
-    rest: VecDeque<Bytes>,
+    /// Most ropes have none.
+    rest: Option<VecDeque<Bytes>>,
     length: usize,
 }
 
@@ -37,7 +38,7 @@ impl Rope {
         if self.first.is_empty() {
             self.first = chunk;
         } else if !chunk.is_empty() {
-            self.rest.push_back(chunk);
+            self.rest.get_or_insert_default().push_back(chunk);
         }
     }
 
@@ -46,7 +47,8 @@ impl Rope {
         let length = self.first.len().min(max).min(PIECE);
         let chunk = self.first.split_to(length);
         if self.first.is_empty() {
-            self.first = self.rest.pop_front().unwrap_or_default();
+            let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+            self.first = next.unwrap_or_default();
         }
         self.length -= length;
         chunk
@@ -56,7 +58,9 @@ impl Rope {
     pub(crate) fn copy(&self, range: Range<usize>) -> Vec<u8> {
         let mut copy = Vec::with_capacity(range.len());
         let mut start = 0;
-        for chunk in std::iter::once(&self.first).chain(&self.rest) {
+        for chunk in
+            std::iter::once(&self.first).chain(self.rest.iter().flat_map(|rest| rest.iter()))
+        {
             let from = range.start.clamp(start, start + chunk.len()) - start;
             let to = range.end.clamp(start, start + chunk.len()) - start;
             copy.extend_from_slice(&chunk[from..to]);
@@ -79,7 +83,7 @@ impl From<Bytes> for Rope {
         Self {
             length: bytes.len(),
             first: bytes,
-            rest: VecDeque::new(),
+            rest: None,
         }
     }
 }

@@ -1,5 +1,4 @@
 use std::{
-    collections::VecDeque,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -64,8 +63,9 @@ pub(super) enum Reading {
 struct Retry<S> {
     parts: Parts,
     body: Lender,
-    candidates: VecDeque<Backend>,
-    /// How many of the candidates, from the first on, were available.
+    /// The next one last.
+    candidates: Vec<Backend>,
+    /// How many of the next candidates were available.
     available: usize,
     /// Those that were passed over, as they are full.
     full: Vec<Backend>,
@@ -121,7 +121,7 @@ where
         let retry = Retry {
             parts,
             body: Lender::default(),
-            candidates: candidates.into(),
+            candidates,
             available: 0,
             full: Vec::new(),
             probe: None,
@@ -178,12 +178,12 @@ where
         left: Option<(&Backend, AttemptResult)>,
         cx: &mut Context<'_>,
     ) -> Option<State<S>> {
-        while let Some(backend) = self.candidates.pop_front() {
+        while let Some(backend) = self.candidates.pop() {
             let is_expected_up = self.available > 0;
             self.available = self.available.saturating_sub(1);
             let probe = match is_expected_up.then(|| backend.admit()) {
                 Some(Admission::Cooling) => {
-                    self.candidates.push_back(backend);
+                    self.candidates.insert(0, backend);
                     continue;
                 }
                 Some(Admission::Probe(probe)) => Some(probe),
@@ -206,13 +206,31 @@ where
         left: Option<(&Backend, AttemptResult)>,
         cx: &mut Context<'_>,
     ) -> Option<State<S>> {
-        let body = self.body.lend()?;
+        let is_last = self.candidates.is_empty();
+        let body = self.body.lend(is_last)?;
         if let (Some((left, result)), Some(exchange)) = (left, body.exchange()) {
             exchange.end_attempt(left, result);
         }
-        let request = Request::from_parts(self.parts.clone(), body);
+        let request = Request::from_parts(self.parts(is_last), body);
         let service = self.service.clone();
         Some(State::trying(request, in_flight, service, cx))
+    }
+
+    /// The head for an attempt.
+    fn parts(&mut self, is_last: bool) -> Parts {
+        if is_last {
+            let (none, ()) = Request::new(()).into_parts();
+            return std::mem::replace(&mut self.parts, none);
+        }
+        // A table without entries isn't worth a copy.
+        let table = &mut self.parts.extensions;
+        let table = table.is_empty().then(|| std::mem::take(table));
+        let kept = self.parts.clone();
+        let mut parts = std::mem::replace(&mut self.parts, kept);
+        if let Some(table) = table {
+            parts.extensions = table;
+        }
+        parts
     }
 
     /// The first attempt, or the wait for it.
@@ -233,7 +251,7 @@ where
     fn placed(&mut self, in_flight: InFlight, cx: &mut Context<'_>) -> Option<State<S>> {
         let others = std::mem::take(&mut self.full).into_iter();
         let others = others.filter(|other| !other.ptr_eq(in_flight.backend()));
-        self.candidates = others.collect();
+        self.candidates = others.rev().collect();
         self.available = self.candidates.len();
         self.attempt(in_flight, None, cx)
     }
@@ -262,11 +280,12 @@ where
                     };
                     match (&this.routes, &mut *this.retry) {
                         (Some(routes), Some(retry)) => {
-                            let candidates = std::mem::take(&mut retry.candidates).into();
-                            let order = routes.select(candidates, &retry.parts, &body)?;
+                            let candidates = std::mem::take(&mut retry.candidates);
+                            let mut order = routes.select(candidates, &retry.parts, &body)?;
                             retry.available =
                                 order.iter().take_while(|it| it.is_available()).count();
-                            retry.candidates = order.into();
+                            order.reverse();
+                            retry.candidates = order;
                             retry.body = Lender::new(body);
                             retry.first(routes.queue_timeout, cx)?
                         }
