@@ -54,6 +54,7 @@ impl ModelReader {
                 State::Found | State::Over => return,
                 State::String => self.skip_string(rest),
                 State::Between if self.depth > 1 => self.skip_nested(rest),
+                State::Model => self.read_model(rest),
                 _ => {
                     self.step(*byte);
                     after
@@ -68,7 +69,10 @@ impl ModelReader {
             return None;
         }
         if !self.value.contains(&b'\\') {
-            return Some(String::from_utf8_lossy(&self.value).into_owned());
+            let name = String::from_utf8(self.value);
+            return Some(
+                name.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+            );
         }
         super::decode_string(&[b"\"", &self.value[..], b"\""].concat())
     }
@@ -99,7 +103,6 @@ impl ModelReader {
                 self.state = State::Between;
                 self.between(byte);
             }
-            State::Model => self.model(byte),
             _ => {}
         }
     }
@@ -124,17 +127,31 @@ impl ModelReader {
         }
     }
 
-    fn model(&mut self, byte: u8) {
-        if byte == b'"' && !self.is_escaped {
-            self.state = State::Found;
-            return;
+    /// Reads on to the end of the value, or to an escape in it.
+    fn read_model<'a>(&mut self, text: &'a [u8]) -> &'a [u8] {
+        let is_escaped = std::mem::take(&mut self.is_escaped);
+        let length = match memchr2(b'"', b'\\', &text[usize::from(is_escaped)..]) {
+            Some(at) => usize::from(is_escaped) + at,
+            None => text.len(),
+        };
+        let (part, rest) = text.split_at(length);
+        let room = MAX_LENGTH - self.value.len();
+        self.value.extend_from_slice(&part[..length.min(room)]);
+        match rest {
+            _ if length > room => self.state = State::Found,
+            [b'"', ..] => self.state = State::Found,
+            [escape, after @ ..] => {
+                self.is_escaped = true;
+                if length == room {
+                    self.state = State::Found;
+                } else {
+                    self.value.push(*escape);
+                }
+                return after;
+            }
+            [] => {}
         }
-        self.is_escaped = byte == b'\\' && !self.is_escaped;
-        if self.value.len() < MAX_LENGTH {
-            self.value.push(byte);
-        } else {
-            self.state = State::Found;
-        }
+        rest
     }
 
     /// Moves on in a nested container, to the end of it or into a string.

@@ -22,7 +22,7 @@ use super::{
     record::{Endpoint, Times},
     span,
     tap::{Missing, Seen, Tap},
-    trace::Ids,
+    trace::{APIM_REQUEST_ID, Ids, X_CLIENT_REQUEST_ID},
 };
 use crate::{
     backend::Backend,
@@ -90,7 +90,7 @@ impl Recorder {
         if let Some(backend) = request.extensions.get::<Backend>() {
             handle.begin_attempt(backend, &request.extensions);
         }
-        let ids = Ids::of(&request.headers, "x-client-request-id");
+        let ids = Ids::of(&request.headers, &X_CLIENT_REQUEST_ID);
         Some(Box::new(Self {
             started: Instant::now(),
             handle,
@@ -149,7 +149,7 @@ impl Recorder {
     fn answered<B: Body>(&mut self, response: &Response<B>) {
         let headers = response.headers();
         self.deadline = response.extensions().get().map(|EndsAt(at)| *at);
-        self.backend_request_id = Ids::of(headers, "apim-request-id").message;
+        self.backend_request_id = Ids::of(headers, &APIM_REQUEST_ID).message;
         let content_type = headers.get(header::CONTENT_TYPE);
         self.is_stream = content_type.is_some_and(is_event_stream);
         self.tap = Tap::of(response, self.is_stream, self.is_post);

@@ -652,7 +652,7 @@ fn a_trace_context_is_well_formed_or_none() {
     let of = |value: &str| {
         let value = value.parse().unwrap();
         let headers = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), value)]);
-        trace::Ids::of(&headers, "").trace_context
+        trace::Ids::of(&headers, &trace::X_CLIENT_REQUEST_ID).trace_context
     };
     let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
     assert!(!of(good).unwrap().is_sampled());

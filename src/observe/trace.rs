@@ -1,6 +1,13 @@
 //! What the messages of an exchange say to identify it: trace context and request ids.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What OpenAI's SDKs call a request's id, and Azure a response's.
+pub(super) static X_CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+pub(super) static APIM_REQUEST_ID: HeaderName = HeaderName::from_static("apim-request-id");
 
 /// The ids of a message. They are looked for in one pass: a look-up by name costs more than a pass
 /// over the few fields that a message has.
@@ -14,18 +21,17 @@ pub(super) struct Ids {
 
 impl Ids {
     /// Those of a message whose own id is in `x-request-id`, or else in the other field.
-    pub(super) fn of(headers: &HeaderMap, other: &str) -> Self {
+    pub(super) fn of(headers: &HeaderMap, other: &HeaderName) -> Self {
         let (mut usual, mut others) = (None, None);
         let (mut trace, mut traces) = (None, 0);
         for (name, value) in headers {
-            match name.as_str() {
-                "x-request-id" => _ = usual.get_or_insert(value),
-                "traceparent" => {
-                    trace = Some(value);
-                    traces += 1;
-                }
-                name if name == other => _ = others.get_or_insert(value),
-                _ => {}
+            if *name == X_REQUEST_ID {
+                usual.get_or_insert(value);
+            } else if *name == TRACEPARENT {
+                trace = Some(value);
+                traces += 1;
+            } else if name == other {
+                others.get_or_insert(value);
             }
         }
         let trace = trace.filter(|_| traces == 1);
@@ -95,8 +101,7 @@ fn plain(value: &HeaderValue) -> Option<Box<str>> {
 /// Whether a value of a message can be shown as it is: 1 to 128 printable ASCII characters without
 /// quotes, backslashes and blanks.
 pub(super) fn is_plain(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
+    // Without a branch for each byte, so that it is vectorized.
+    let is_plain = |byte: u8| byte.is_ascii_graphic() & (byte != b'"') & (byte != b'\\');
+    (1..=128).contains(&text.len()) && text.bytes().fold(true, |all, byte| all & is_plain(byte))
 }

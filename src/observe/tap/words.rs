@@ -23,6 +23,9 @@ const KEYS: [&[u8]; 12] = [
     b"tool_calls",
 ];
 
+/// The length of the longest.
+const MAX_KEY: usize = b"reasoning_content".len();
+
 const MODEL: u8 = 0;
 const ID: u8 = 1;
 const TOOL_CALLS: u8 = 11;
@@ -52,7 +55,7 @@ enum State {
     /// Before a quote.
     #[default]
     Between,
-    /// In what may be a key, of which so many bytes have been read.
+    /// In what may be a key that a chunk's end cuts, of which so many bytes have been read.
     Key { candidates: u16, read: u8 },
     /// Behind a key.
     Colon(u8),
@@ -124,10 +127,9 @@ impl Words {
                     };
                     at += 1;
                     if before != b'\\' {
-                        self.state = State::Key {
-                            candidates: self.wanted,
-                            read: 0,
-                        };
+                        let (state, length) = self.key(&text[at..]);
+                        self.state = state;
+                        at += length;
                     }
                 }
                 State::Key { candidates, read } => {
@@ -178,6 +180,30 @@ impl Words {
         if let Some(last) = text.last() {
             self.before = *last;
         }
+    }
+
+    /// Reads the key that may begin here, behind a quote, and gives its length.
+    fn key(&self, text: &[u8]) -> (State, usize) {
+        if text.len() <= MAX_KEY {
+            let candidates = self.wanted;
+            return (
+                State::Key {
+                    candidates,
+                    read: 0,
+                },
+                0,
+            );
+        }
+        let mut left = self.wanted & BEGINNING[usize::from(text[0])];
+        while left != 0 {
+            let index = left.trailing_zeros() as u8;
+            let key = KEYS[usize::from(index)];
+            if text.starts_with(key) && text[key.len()] == b'"' {
+                return (State::Colon(index), key.len() + 1);
+            }
+            left &= left - 1;
+        }
+        (State::Between, 0)
     }
 
     fn skips_space(&self) -> bool {

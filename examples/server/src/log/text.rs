@@ -82,9 +82,9 @@ impl Visit for Line {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
-        let is_plain = value
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'"');
+        // Without a branch for each byte, so that it is vectorized.
+        let is_plain = |byte: u8| byte.is_ascii_graphic() & (byte != b'"');
+        let is_plain = value.bytes().fold(true, |all, byte| all & is_plain(byte));
         let _ = match is_plain {
             true => self.text.write_str(value),
             false => write!(self.text, "{value:?}"),
