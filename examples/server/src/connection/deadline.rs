@@ -1,10 +1,15 @@
 //! The time by which an exchange must have ended, with the client too: hyper asks for no more of a
 //! response's body while its client doesn't read, so the body can't see to that by itself.
 
-use std::{cell::Cell, future::poll_fn, pin::pin, task::Poll};
+use std::{
+    cell::Cell,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use http::Response;
-use tokio::{task_local, time::Instant};
+use pin_project_lite::pin_project;
+use tokio::{task::futures::TaskLocalFuture, task_local, time::Instant};
 use tower_openai_proxy::timeout::EndsAt;
 
 use super::timer::Timer;
@@ -30,17 +35,38 @@ fn set(deadline: Option<Instant>) {
 }
 
 /// Serves one exchange, or one after the other. None if one hasn't ended in time.
-pub(super) async fn enforce<F: Future>(serving: F) -> Option<F::Output> {
-    let mut serving = pin!(serving);
-    let mut timer = Timer::default();
-    let enforced = poll_fn(|cx| {
-        if let Poll::Ready(output) = serving.as_mut().poll(cx) {
+pub(super) fn enforce<F: Future>(serving: F) -> Enforced<F> {
+    let watched = Watched {
+        serving,
+        timer: Timer::default(),
+    };
+    DEADLINE.scope(Cell::new(None), watched)
+}
+
+/// What serves until a deadline has passed.
+pub(super) type Enforced<F> = TaskLocalFuture<Cell<Option<Instant>>, Watched<F>>;
+
+pin_project! {
+    /// What serves, and the timer for its deadlines. (The future of an `async fn` has its argument
+    /// twice.)
+    pub(super) struct Watched<F> {
+        #[pin]
+        serving: F,
+        timer: Timer,
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.serving.poll(cx) {
             return Poll::Ready(Some(output));
         }
-        let Some(deadline) = DEADLINE.with(Cell::get) else {
-            return Poll::Pending;
-        };
-        timer.poll(deadline, cx).map(|()| None)
-    });
-    DEADLINE.scope(Cell::new(None), enforced).await
+        match DEADLINE.with(Cell::get) {
+            Some(deadline) => this.timer.poll(deadline, cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    }
 }

@@ -84,7 +84,9 @@ where
                     }
                 }
                 deadline::begin(&response);
-                if response.extensions().get::<ReasonPhrase>().is_none() {
+                // Not for as long as a stream may last.
+                let is_short = response.body().size_hint().exact().is_some();
+                if is_short && response.extensions().get::<ReasonPhrase>().is_none() {
                     activity.keep_extensions(std::mem::take(response.extensions_mut()));
                 }
                 Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, activity)))

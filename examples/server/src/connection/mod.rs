@@ -118,23 +118,20 @@ pub(crate) fn serve<S: Handler>(
     // Two kinds of tasks, so that the one without TLS has no room for it.
     match tls {
         None => tokio::spawn(async move {
-            match open_plain(stream, limits).await {
-                Ok((socket, is_http2, limits)) => {
-                    speak(socket.clone(), socket, is_http2, service, limits).await;
-                }
-                Err(error) => tracing::debug!(%error, "connection ended before a request"),
+            let opened = open_plain(stream, limits).await;
+            let unopened = |error| tracing::debug!(%error, "connection ended before a request");
+            if let Ok((socket, is_http2, limits)) = opened.map_err(unopened) {
+                speak(socket.clone(), socket, is_http2, service, limits).await;
             }
         }),
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
             tokio::spawn(async move {
-                match open_tls(stream, acceptor, limits).await {
-                    Ok((stream, limits)) => {
-                        let (socket, session) = stream.get_ref();
-                        let is_http2 = session.alpn_protocol() == Some(tls::HTTP2);
-                        speak(socket.clone(), stream, is_http2, service, limits).await;
-                    }
-                    Err(error) => log_handshake(&error),
+                let opened = open_tls(stream, acceptor, limits).await;
+                if let Ok((stream, limits)) = opened.map_err(|error| log_handshake(&error)) {
+                    let (socket, session) = stream.get_ref();
+                    let is_http2 = session.alpn_protocol() == Some(tls::HTTP2);
+                    speak(socket.clone(), stream, is_http2, service, limits).await;
                 }
             })
         }
@@ -173,8 +170,11 @@ async fn open_tls(
     stream: Stream,
     acceptor: TlsAcceptor,
     limits: Limits,
-) -> io::Result<(TlsStream<Socket>, Limits)> {
-    opened(acceptor.accept(Socket::new(stream)?), limits).await
+) -> io::Result<(Box<TlsStream<Socket>>, Limits)> {
+    // In boxes, as they are large, and a task has room for every place that they are moved to.
+    let accepting = Box::pin(acceptor.accept(Socket::new(stream)?));
+    let (stream, limits) = opened(accepting, limits).await?;
+    Ok((Box::new(stream), limits))
 }
 
 /// Waits for what comes before the first request: it has a limit, and draining ends it.
@@ -200,35 +200,42 @@ async fn opened<T>(
 
 /// Serves a connection in this version of HTTP. It keeps its receiver of the notices until the
 /// connection has been dropped, and everything that it had in flight is logged.
-async fn speak<T, S>(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "its future would have each argument twice"
+)]
+fn speak<T, S>(
     socket: Socket,
     stream: T,
     is_http2: bool,
     service: Box<Mutex<S>>,
     mut limits: Limits,
-) where
+) -> impl Future<Output = ()> + Send
+where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Handler,
 {
-    let service = move |request| {
-        // `OpenAiProxy` is always ready, so `poll_ready` need not be called.
-        let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
-        service.call(request)
-    };
-    let result = if is_http2 {
-        let mut connection = http2::connection(stream, service, limits.keep_alive);
-        drive(&mut connection, &socket, &mut limits.notices).await
-    } else {
-        let mut connection = http1::connection(socket.clone(), stream, service, &limits);
-        let serving = drive(&mut connection, &socket, &mut limits.notices);
-        let in_time = deadline::enforce(serving).await;
-        in_time.unwrap_or(Ok(End::TooLate))
-    };
-    match result {
-        Ok(End::Proper) => {}
-        Ok(End::ClientLeft) => tracing::debug!("the client left"),
-        Ok(End::TooLate) => tracing::debug!("the client did not read its response in time"),
-        Err(error) => log_end(&error),
+    async move {
+        let service = move |request| {
+            // `OpenAiProxy` is always ready, so `poll_ready` need not be called.
+            let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+            service.call(request)
+        };
+        let result = if is_http2 {
+            let mut connection = http2::connection(stream, service, limits.keep_alive);
+            drive(&mut connection, &socket, &mut limits.notices).await
+        } else {
+            let mut connection = http1::connection(socket.clone(), stream, service, &limits);
+            let serving = drive(&mut connection, &socket, &mut limits.notices);
+            let in_time = deadline::enforce(serving).await;
+            in_time.unwrap_or(Ok(End::TooLate))
+        };
+        match result {
+            Ok(End::Proper) => {}
+            Ok(End::ClientLeft) => tracing::debug!("the client left"),
+            Ok(End::TooLate) => tracing::debug!("the client did not read its response in time"),
+            Err(error) => log_end(&error),
+        }
     }
 }
 

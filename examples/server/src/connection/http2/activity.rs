@@ -1,16 +1,18 @@
 //! What is in flight on a connection.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 
-use super::deadline;
+use super::deadline::{self, Enforced};
 
 /// What the parts of a connection know of each other. All of them are on one thread.
 ///
@@ -75,15 +77,33 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, exchange: F) {
-        let running = Running::new(self);
-        tokio::spawn(async move {
-            // Dropped too late, it is reset.
-            if deadline::enforce(exchange).await.is_none() {
-                tracing::debug!("the client did not read its response in time");
-            }
-            // The end of the exchange has woken the connection, which comes to see this next.
-            drop(running);
+        tokio::spawn(Exchange {
+            serving: deadline::enforce(exchange),
+            _running: Running::new(self),
         });
+    }
+}
+
+pin_project! {
+    /// The task of an exchange. (An `async` block would have its future twice.)
+    struct Exchange<F> {
+        // Dropped too late, it is reset.
+        #[pin]
+        serving: Enforced<F>,
+        // The end of the exchange has woken the connection, which comes to see this next.
+        _running: Running,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Exchange<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let served = ready!(self.project().serving.poll(cx));
+        if served.is_none() {
+            tracing::debug!("the client did not read its response in time");
+        }
+        Poll::Ready(())
     }
 }
 
