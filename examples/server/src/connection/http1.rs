@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::{
@@ -32,7 +32,7 @@ use tower::BoxError;
 
 use super::{
     Connection, HEAD_TIMEOUT, Limits, MAX_HEAD_BYTES, RequestBody, body::ResponseBody, date,
-    deadline, linger::Linger, timer::Timer, wake::ConnectionWaker,
+    deadline, extensions, linger::Linger, timer::Timer, wake::ConnectionWaker,
 };
 use crate::socket::Socket;
 
@@ -61,7 +61,7 @@ where
             let is_upgrade = upgrade.is_some();
             match upgrade {
                 Some(upgrade) => activity.asked(upgrade),
-                None => *request.extensions_mut() = activity.take_extensions(),
+                None => *request.extensions_mut() = extensions::take(),
             }
             // RFC 9112, section 3.2.
             let is_host = |(name, _): &(&HeaderName, &HeaderValue)| **name == header::HOST;
@@ -84,10 +84,9 @@ where
                     }
                 }
                 deadline::begin(&response);
-                // Not for as long as a stream may last.
-                let is_short = response.body().size_hint().exact().is_some();
-                if is_short && response.extensions().get::<ReasonPhrase>().is_none() {
-                    activity.keep_extensions(std::mem::take(response.extensions_mut()));
+                // hyper needs nothing else of them.
+                if response.extensions().get::<ReasonPhrase>().is_none() {
+                    extensions::keep(std::mem::take(response.extensions_mut()));
                 }
                 Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, activity)))
             }
@@ -204,8 +203,6 @@ struct State {
     /// A 101 was sent.
     is_tunnel: AtomicBool,
     upgrade: Mutex<Upgrade>,
-    /// An empty table of the last exchange, for the next one.
-    extensions: Mutex<Extensions>,
 }
 
 #[derive(Default)]
@@ -237,7 +234,6 @@ impl Activity {
             is_closing: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             upgrade: Mutex::default(),
-            extensions: Mutex::default(),
         }))
     }
 
@@ -296,17 +292,6 @@ impl Activity {
         state.is_shut_down
     }
 
-    /// For a request: empty.
-    fn take_extensions(&self) -> Extensions {
-        std::mem::take(&mut *self.extensions())
-    }
-
-    /// What hyper doesn't need of a response.
-    fn keep_extensions(&self, mut extensions: Extensions) {
-        extensions.clear();
-        *self.extensions() = extensions;
-    }
-
     /// Whether the connection has switched protocols.
     pub(super) fn is_tunnel(&self) -> bool {
         self.0.is_tunnel.load(Relaxed)
@@ -317,11 +302,6 @@ impl Activity {
             .upgrade
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn extensions(&self) -> MutexGuard<'_, Extensions> {
-        let extensions = self.0.extensions.lock();
-        extensions.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {

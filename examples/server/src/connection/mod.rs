@@ -3,6 +3,7 @@
 mod body;
 mod date;
 mod deadline;
+mod extensions;
 mod http1;
 mod http2;
 mod linger;
