@@ -54,8 +54,18 @@ pub(crate) fn is_event_stream(content_type: &HeaderValue) -> bool {
     essence(content_type.as_bytes()).eq_ignore_ascii_case(b"text/event-stream")
 }
 
+/// The `Content-Type` of a message. As to [`has_field`], so to this no hash is worth it.
+pub(crate) fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut fields = headers.iter();
+    let found = fields.find(|(name, _)| **name == header::CONTENT_TYPE)?;
+    Some(found.1)
+}
+
 /// Whether a message has a `Content-Encoding` other than `identity`.
 pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    if !has_field(headers, &header::CONTENT_ENCODING) {
+        return false;
+    }
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

@@ -10,7 +10,7 @@ use crate::{
     body::{Found, RequestBody, Scan},
     endpoint::{self, Matched},
     error::{Error, Kind},
-    header::{self as fields, is_encoded, is_form, is_json},
+    header::{self as fields, content_type, is_encoded, is_form, is_json},
     json, multipart, percent,
 };
 
@@ -74,7 +74,7 @@ impl Place {
         if fields::is_websocket(method, parts.version, headers) {
             return Self::Query;
         }
-        let content_type = headers.get(header::CONTENT_TYPE);
+        let content_type = content_type(headers);
         let is_form = content_type.is_some_and(is_form);
         if *method == Method::POST && is_form && is_one_of(&FORM_PATHS) {
             return Self::Form;
@@ -115,8 +115,7 @@ impl Place {
             Self::Json { is_model_path, .. } => Ok(Scan::Json {
                 is_strict: is_strict && is_model_path,
             }),
-            Self::Form => headers
-                .get(header::CONTENT_TYPE)
+            Self::Form => content_type(headers)
                 .and_then(|kind| multipart::boundary(kind.as_bytes()))
                 .map(Scan::Form)
                 .ok_or_else(|| Error::new(Kind::NoBoundary)),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header, request::Parts};
+use http::{Method, Response, StatusCode, request::Parts};
 use http_body::{Body, Frame};
 use tokio::time::Instant;
 use tracing::{Span, span::Entered};
@@ -29,7 +29,7 @@ use crate::{
     body::RequestBody,
     error::{Error, Kind},
     exchange::{AttemptResult, Handle, Observed},
-    header::{is_encoded, is_event_stream, is_json, is_websocket},
+    header::{content_type, is_encoded, is_event_stream, is_json, is_websocket},
     json::ModelReader,
     model::Place,
     timeout::EndsAt,
@@ -150,7 +150,7 @@ impl Recorder {
         let headers = response.headers();
         self.deadline = response.extensions().get().map(|EndsAt(at)| *at);
         self.backend_request_id = Ids::of(headers, &APIM_REQUEST_ID).message;
-        let content_type = headers.get(header::CONTENT_TYPE);
+        let content_type = content_type(headers);
         self.is_stream = content_type.is_some_and(is_event_stream);
         self.tap = Tap::of(response, self.is_stream, self.is_post);
         if let Some(mut observed) = self.handle.lock() {
@@ -320,10 +320,7 @@ impl Drop for Recorder {
 /// Whether a request's body may be a JSON object with a model.
 fn has_json(request: &Parts) -> bool {
     matches!(request.method, Method::POST | Method::PUT | Method::PATCH)
-        && request
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_none_or(is_json)
+        && content_type(&request.headers).is_none_or(is_json)
         && !is_encoded(&request.headers)
 }
 

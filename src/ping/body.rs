@@ -12,7 +12,10 @@ use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{clock::IdleClock, header::is_event_stream};
+use crate::{
+    clock::IdleClock,
+    header::{content_type, has_field, is_event_stream},
+};
 
 const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
@@ -45,10 +48,10 @@ impl<B: Body<Data = Bytes>> PingBody<B> {
 
 /// Whether more bytes are allowed between the events.
 fn is_plain_event_stream(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE);
+    let content_type = content_type(headers);
     content_type.is_some_and(is_event_stream)
-        && !headers.contains_key(header::CONTENT_ENCODING)
-        && !headers.contains_key(header::CONTENT_LENGTH)
+        && !has_field(headers, &header::CONTENT_ENCODING)
+        && !has_field(headers, &header::CONTENT_LENGTH)
 }
 
 impl<B> Body for PingBody<B>

@@ -187,7 +187,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tower::{Layer, Service};
 
@@ -206,7 +206,7 @@ use crate::{
     body::{RequestBody, Scan},
     config::Config,
     error::{BoxError, Error, Kind},
-    header::is_json,
+    header::{content_type, is_json},
     service::accessors,
 };
 
@@ -390,6 +390,6 @@ impl<S> fmt::Debug for BackendRoute<S> {
 
 /// Whether a body is neither JSON nor of an unknown type: a form, a file.
 fn is_upload(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE);
+    let content_type = content_type(headers);
     content_type.is_some_and(|kind| !is_json(kind))
 }

@@ -12,13 +12,13 @@ mod whole;
 mod words;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Response};
 use http_body::Body;
 
 pub(super) use self::stream::Names;
 use self::{stream::Stream, whole::Whole};
 use super::usage::Usage;
-use crate::header::{essence, is_encoded};
+use crate::header::{content_type, essence, is_encoded};
 
 /// What reads along in a response body.
 pub(super) enum Tap {
@@ -53,7 +53,7 @@ impl Tap {
             return Self::None(Missing::NotApplicable);
         }
         let headers = response.headers();
-        let content_type = headers.get(header::CONTENT_TYPE);
+        let content_type = content_type(headers);
         if !is_stream && !content_type.is_some_and(is_plain_json) {
             return Self::None(Missing::NotApplicable);
         }
