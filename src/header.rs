@@ -54,7 +54,7 @@ pub(crate) fn is_event_stream(content_type: &HeaderValue) -> bool {
     essence(content_type.as_bytes()).eq_ignore_ascii_case(b"text/event-stream")
 }
 
-/// The `Content-Type` of a message. As to [`has_field`], so to this no hash is worth it.
+/// The `Content-Type` of a message, found without a hash, as by [`has_field`].
 pub(crate) fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut fields = headers.iter();
     let found = fields.find(|(name, _)| **name == header::CONTENT_TYPE)?;
@@ -63,10 +63,7 @@ pub(crate) fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 /// Whether a message has a `Content-Encoding` other than `identity`.
 pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
-    if !has_field(headers, &header::CONTENT_ENCODING) {
-        return false;
-    }
-    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut encodings = values(headers, &header::CONTENT_ENCODING);
     encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
@@ -75,6 +72,16 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
 #[inline]
 pub(crate) fn has_field(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|other| other == name)
+}
+
+/// The values of a field that hardly any message has.
+#[inline]
+pub(crate) fn values<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a HeaderValue> {
+    let values = has_field(headers, name).then(|| headers.get_all(name));
+    values.into_iter().flatten()
 }
 
 /// Fields that concern one connection, not the message.
@@ -129,11 +136,7 @@ impl<'a> ConnectionOptions<'a> {
     }
 
     pub(crate) fn of(headers: &'a HeaderMap) -> Self {
-        if !has_field(headers, &header::CONNECTION) {
-            return Self::default();
-        }
-        let values = headers.get_all(header::CONNECTION).iter();
-        Self::new(values.map(HeaderValue::as_bytes))
+        Self::new(values(headers, &header::CONNECTION).map(HeaderValue::as_bytes))
     }
 
     /// The fields that are named, as a value of another `Connection` field: they are no trailers of
@@ -297,10 +300,7 @@ fn is_trailer_allowed(name: &HeaderName) -> bool {
 
 /// Whether a request has a transfer coding other than `chunked`, the only one that servers decode.
 pub(crate) fn has_transfer_coding(headers: &HeaderMap) -> bool {
-    if !has_field(headers, &header::TRANSFER_ENCODING) {
-        return false;
-    }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = values(headers, &header::TRANSFER_ENCODING);
     codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 

@@ -58,9 +58,7 @@ impl Rope {
     pub(crate) fn copy(&self, range: Range<usize>) -> Vec<u8> {
         let mut copy = Vec::with_capacity(range.len());
         let mut start = 0;
-        for chunk in
-            std::iter::once(&self.first).chain(self.rest.iter().flat_map(|rest| rest.iter()))
-        {
+        for chunk in std::iter::once(&self.first).chain(self.rest.iter().flatten()) {
             let from = range.start.clamp(start, start + chunk.len()) - start;
             let to = range.end.clamp(start, start + chunk.len()) - start;
             copy.extend_from_slice(&chunk[from..to]);

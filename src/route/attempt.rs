@@ -10,7 +10,7 @@ use tower::Service;
 
 use crate::body::RequestBody;
 
-/// In boxes, as it is moved from stage to stage.
+/// A call of a service, before it and after it. In boxes, as it is moved from stage to stage.
 pub(super) enum Attempt<S: Service<Request<RequestBody>>> {
     Waiting(Box<Waiting<S>>),
     Called(Pin<Box<S::Future>>),
@@ -29,9 +29,21 @@ impl<S: Service<Request<RequestBody>>> Attempt<S> {
     #[inline(always)]
     pub(super) fn new(mut service: S, request: Request<RequestBody>, cx: &mut Context<'_>) -> Self {
         match service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => Self::Called(Box::pin(service.call(request))),
-            Poll::Ready(Err(error)) => Self::Failed(Some(error)),
+            Poll::Ready(readiness) => Self::begin(service, request, readiness),
             Poll::Pending => Self::Waiting(Box::new(Waiting { service, request })),
+        }
+    }
+
+    /// The call, if the service is ready for it.
+    #[inline(always)]
+    fn begin(
+        mut service: S,
+        request: Request<RequestBody>,
+        readiness: Result<(), S::Error>,
+    ) -> Self {
+        match readiness {
+            Ok(()) => Self::Called(Box::pin(service.call(request))),
+            Err(error) => Self::Failed(Some(error)),
         }
     }
 
@@ -41,16 +53,9 @@ impl<S: Service<Request<RequestBody>>> Attempt<S> {
             match self {
                 Self::Called(response) => return response.as_mut().poll(cx),
                 Self::Waiting(waiting) => {
-                    let result = ready!(waiting.service.poll_ready(cx));
+                    let readiness = ready!(waiting.service.poll_ready(cx));
                     if let Self::Waiting(waiting) = std::mem::replace(self, Self::Failed(None)) {
-                        let Waiting {
-                            mut service,
-                            request,
-                        } = *waiting;
-                        *self = match result {
-                            Ok(()) => Self::Called(Box::pin(service.call(request))),
-                            Err(error) => Self::Failed(Some(error)),
-                        };
+                        *self = Self::begin(waiting.service, waiting.request, readiness);
                     }
                 }
                 Self::Failed(error) => {

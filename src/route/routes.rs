@@ -19,7 +19,7 @@ use crate::{
     config::{Balance, Config},
     endpoint::Matched,
     error::{Error, Kind},
-    header::{X_PROXY_BACKEND, has_field, is_websocket, preflighted_method, retry_after},
+    header::{X_PROXY_BACKEND, is_websocket, preflighted_method, retry_after, values},
 };
 
 /// What the configuration says of backends and request bodies.
@@ -130,11 +130,9 @@ impl Routes {
 
     /// The backend that a request selects by its name.
     fn named<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
-        if !has_field(headers, &X_PROXY_BACKEND) {
-            return None;
-        }
+        let name = values(headers, &X_PROXY_BACKEND).next()?;
         let is_selectable = self.backends.iter().all(Backend::is_selectable);
-        headers.get(X_PROXY_BACKEND).filter(|_| is_selectable)
+        is_selectable.then_some(name)
     }
 
     /// How the body is read: scanned if the model decides, or a candidate replaces it.

@@ -24,7 +24,16 @@ const KEYS: [&[u8]; 12] = [
 ];
 
 /// The length of the longest.
-const MAX_KEY: usize = b"reasoning_content".len();
+const MAX_KEY: usize = {
+    let (mut max, mut key) = (0, 0);
+    while key < KEYS.len() {
+        if KEYS[key].len() > max {
+            max = KEYS[key].len();
+        }
+        key += 1;
+    }
+    max
+};
 
 const MODEL: u8 = 0;
 const ID: u8 = 1;
@@ -186,13 +195,11 @@ impl Words {
     fn key(&self, text: &[u8]) -> (State, usize) {
         if text.len() <= MAX_KEY {
             let candidates = self.wanted;
-            return (
-                State::Key {
-                    candidates,
-                    read: 0,
-                },
-                0,
-            );
+            let cut = State::Key {
+                candidates,
+                read: 0,
+            };
+            return (cut, 0);
         }
         let mut left = self.wanted & BEGINNING[usize::from(text[0])];
         while left != 0 {

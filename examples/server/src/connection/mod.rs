@@ -119,20 +119,23 @@ pub(crate) fn serve<S: Handler>(
     // Two kinds of tasks, so that the one without TLS has no room for it.
     match tls {
         None => tokio::spawn(async move {
-            let opened = open_plain(stream, limits).await;
-            let unopened = |error| tracing::debug!(%error, "connection ended before a request");
-            if let Ok((socket, is_http2, limits)) = opened.map_err(unopened) {
-                speak(socket.clone(), socket, is_http2, service, limits).await;
+            match open_plain(stream, limits).await {
+                Ok((socket, is_http2, limits)) => {
+                    speak(socket.clone(), socket, is_http2, service, limits).await;
+                }
+                Err(error) => tracing::debug!(%error, "connection ended before a request"),
             }
         }),
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
             tokio::spawn(async move {
-                let opened = open_tls(stream, acceptor, limits).await;
-                if let Ok((stream, limits)) = opened.map_err(|error| log_handshake(&error)) {
-                    let (socket, session) = stream.get_ref();
-                    let is_http2 = session.alpn_protocol() == Some(tls::HTTP2);
-                    speak(socket.clone(), stream, is_http2, service, limits).await;
+                match open_tls(stream, acceptor, limits).await {
+                    Ok((stream, limits)) => {
+                        let (socket, session) = stream.get_ref();
+                        let is_http2 = session.alpn_protocol() == Some(tls::HTTP2);
+                        speak(socket.clone(), stream, is_http2, service, limits).await;
+                    }
+                    Err(error) => log_handshake(&error),
                 }
             })
         }
